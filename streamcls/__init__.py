@@ -1,0 +1,1 @@
+"""streamcls: real-time streaming audio classification."""
