@@ -1,0 +1,181 @@
+"""What can be configured: one frozen dataclass per TOML table, one annotated field per key.
+
+The types are the single source of truth: `reader` checks values against them, `check` prints
+their limits, `json_schema` turns them into the JSON Schema that editors use. A field that may
+be None does not apply to every stream; None is never written in a file.
+"""
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+STREAM_NAME_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+DEFAULT_STREAM = "mic"
+
+# No control characters. A look-ahead, because `$` would let a final newline through.
+Text = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^(?![\s\S]*[\x00-\x1f\x7f])")]
+StreamName = Annotated[str, Meta(pattern=STREAM_NAME_PATTERN)]
+Channel = Annotated[int, Meta(ge=0, le=255)] | Literal["mix"]
+SampleFormat = Literal["u8", "s16le", "s24le", "s32le", "f32le"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """``[streams.NAME]``: where the audio of one stream comes from."""
+
+    source: Annotated[
+        Text, Meta(description="device[:NAME], file:PATH or pipe: (raw PCM on standard input).")
+    ] = "device:"
+    channel: Annotated[
+        Channel, Meta(description='Channel to classify, from 0; "mix" averages all of them.')
+    ] = 0
+    pace: Annotated[
+        Literal["realtime", "fast"] | None,
+        Meta(description="file: only. Play in real time, or as fast as the model can follow."),
+    ] = None
+    sample_rate_hz: Annotated[
+        Annotated[int, Meta(ge=4_000, le=384_000)] | None,
+        Meta(description="pipe: only, required. Sample rate of the raw PCM."),
+    ] = None
+    channels: Annotated[
+        Annotated[int, Meta(ge=1, le=256)] | None,
+        Meta(description="pipe: only. Interleaved channels of the raw PCM (default 1)."),
+    ] = None
+    sample_format: Annotated[
+        SampleFormat | None,
+        Meta(description='pipe: only. Sample format of the raw PCM (default "s16le").'),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceConfig:
+    """``[inference]``: how often to predict, for how many streams."""
+
+    hop_ms: Annotated[
+        float,
+        Meta(ge=10, le=10_000, description="New audio per prediction; a multiple of the stride."),
+    ] = 80.0
+    max_streams: Annotated[
+        int, Meta(ge=1, le=1024, description="Slots to compile for; streams at any one time.")
+    ] = 8
+    ring_s: Annotated[
+        float,
+        Meta(ge=0.1, le=60, description="Audio each stream buffers before hops are dropped."),
+    ] = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class PublishConfig:
+    """``[publish]``: who can hear the predictions, and in which form."""
+
+    endpoint: Annotated[Text, Meta(description="tcp://HOST:PORT or ipc://PATH to publish on.")] = (
+        "tcp://127.0.0.1:5570"
+    )
+    control: Annotated[Text, Meta(description="tcp://HOST:PORT or ipc://PATH for requests.")] = (
+        "tcp://127.0.0.1:5571"
+    )
+    encoding: Annotated[
+        Literal["json", "msgpack"], Meta(description="Encoding of every payload.")
+    ] = "json"
+    top_k: Annotated[
+        int, Meta(ge=0, le=10_000, description="Scores in a prediction; 0 sends all.")
+    ] = 5
+    insecure: Annotated[
+        bool, Meta(description="Allow unauthenticated sockets beyond this machine.")
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """``[log]``: what the daemon says on standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="Least severe message to write."),
+    ] = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The configuration of one daemon.
+
+    Attributes:
+        origins: Dotted key -> where its value came from (`default`, a file, a variable, `flag`).
+    """
+
+    model: Annotated[
+        Text, Meta(description="Name of a shipped model, or path of a .safetensors checkpoint.")
+    ] = "commands"
+    streams: Mapping[StreamName, StreamConfig] = field(
+        default_factory=lambda: {DEFAULT_STREAM: StreamConfig()}
+    )
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    origins: Mapping[str, str] = field(
+        default_factory=dict, compare=False, repr=False, metadata={"key": False}
+    )
+
+
+@functools.cache
+def keys(table: type) -> dict[str, Any]:
+    """Return the keys of a table's dataclass, each with its annotated type."""
+    hints = typing.get_type_hints(table, include_extras=True)
+    return {f.name: hints[f.name] for f in dataclasses.fields(table) if f.metadata.get("key", True)}
+
+
+@functools.cache
+def dotted_keys(table: type = Config, prefix: str = "") -> tuple[str, ...]:
+    """Return every leaf key below ``table``; ``streams.*.source`` stands for any stream."""
+    found: list[str] = []
+    for name, hint in keys(table).items():
+        if dataclasses.is_dataclass(hint):
+            found += dotted_keys(typing.cast(type, hint), f"{prefix}{name}.")
+        elif (item := mapping_item(hint)) is not None:
+            found += dotted_keys(item, f"{prefix}{name}.*.")
+        else:
+            found.append(prefix + name)
+    return tuple(found)
+
+
+def mapping_item(hint: Any) -> type | None:
+    """Return the table type of the values when ``hint`` is a mapping of named tables."""
+    if typing.get_origin(hint) is not Mapping:
+        return None
+    return typing.get_args(hint)[1]
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the file format (unknown keys forbidden)."""
+    (_, components) = msgspec.json.schema_components([Config], ref_template="#/$defs/{name}")
+    for table in components.values():
+        table["additionalProperties"] = False
+        for prop in table["properties"].values():
+            _drop_null(prop)
+    root = components.pop("Config")
+    del root["properties"]["origins"]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **root,
+        "title": "streamcls configuration",
+        "description": "One TOML file; `streamcls config check FILE` finds what this cannot.",
+        "$defs": components,
+    }
+
+
+def _drop_null(prop: dict[str, Any]) -> None:
+    """Remove null from a property: TOML has no null, so an absent key is the only None."""
+    if prop.get("default", ...) is None:
+        del prop["default"]
+    if None in prop.get("enum", []):
+        prop["enum"].remove(None)
+    if "anyOf" in prop:
+        prop["anyOf"] = [choice for choice in prop["anyOf"] if choice != {"type": "null"}]
+        if len(prop["anyOf"]) == 1:
+            prop.update(prop.pop("anyOf")[0])
