@@ -6,15 +6,14 @@ stride?) or the machine (does the device exist?) is checked by whoever opens it.
 """
 
 import dataclasses
-import ipaddress
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from streamcls.config.schema import Config, PublishConfig, StreamConfig
+from streamcls.errors import PublishError
+from streamcls.publish.endpoint import check_bind
 
 SCHEMES = ("device", "file", "pipe")
-_ENDPOINT = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\s]+):(?P<port>\d+|\*)|ipc://.+")
 
 
 class Problem(NamedTuple):
@@ -130,40 +129,16 @@ def _check_inference(config: Config) -> Iterator[Problem]:
 
 
 def _check_publish(publish: PublishConfig) -> Iterator[Problem]:
-    sound = True
     for key, endpoint in (
         ("publish.endpoint", publish.endpoint),
         ("publish.control", publish.control),
     ):
-        match = _ENDPOINT.fullmatch(endpoint)
-        if match is None or int(match["port"] or 0 if match["port"] != "*" else 0) > 65535:
-            sound = False
-            yield Problem(
-                (key,),
-                f'{key} = "{endpoint}": not an endpoint; write tcp://HOST:PORT (port up to '
-                f"65535, * for any free one) or ipc://PATH",
-            )
-        elif match["host"] and not _is_loopback(match["host"]) and not publish.insecure:
-            yield Problem(
-                (key, "publish.insecure"),
-                f'{key} = "{endpoint}": reachable from other machines without authentication; '
-                f"bind to 127.0.0.1 or set publish.insecure = true",
-            )
-    if (
-        sound
-        and publish.endpoint == publish.control
-        and not publish.endpoint.endswith((":*", ":0"))
-    ):
+        try:
+            check_bind(endpoint, publish.insecure)
+        except PublishError as error:
+            yield Problem((key, "publish.insecure"), f"{key}: {error}")
+    if publish.endpoint == publish.control and not publish.endpoint.endswith((":*", ":0")):
         yield Problem(
             ("publish.endpoint", "publish.control"),
             f'publish.control = "{publish.control}": the same as publish.endpoint; use another',
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host in ("localhost", "lo"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

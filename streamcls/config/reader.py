@@ -70,7 +70,8 @@ class Reader:
         for name in node:
             if not re.fullmatch(STREAM_NAME_PATTERN.strip("^$"), name):
                 self.problems.append(
-                    f"[{prefix}.{json.dumps(name)}]: bad name; use 1 to 64 of A-Z a-z 0-9 _ -"
+                    f"[{prefix}.{json.dumps(name)}]: bad name; use a letter or digit, then up to "
+                    f"63 of A-Z a-z 0-9 _ -"
                 )
         # An empty mapping means the default stream; so does one that had to be rejected.
         node = node or {name: {} for name in getattr(Config(), prefix)}

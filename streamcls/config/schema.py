@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-STREAM_NAME_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+STREAM_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 DEFAULT_STREAM = "mic"
 
 # No control characters. A look-ahead, because `$` would let a final newline through.
