@@ -1,7 +1,7 @@
 """Conversions between samples, frames, milliseconds and nanoseconds; nowhere else.
 
 *Sample* counts are at the model's rate unless a name says otherwise. A *frame* is one STFT
-column: frame ``i`` of an un-centred STFT covers samples ``[i*hop, i*hop + n_fft)``.
+column: frame ``i`` of an un-centred STFT covers samples ``[i*hop, i*hop + frame)``.
 """
 
 NS_PER_S = 1_000_000_000
@@ -27,11 +27,11 @@ def samples_to_ms(samples: int, sample_rate_hz: int) -> float:
     return samples * 1000 / sample_rate_hz
 
 
-def frames_to_samples(frames: int, hop_samples: int, n_fft: int) -> int:
+def frames_to_samples(frames: int, hop_samples: int, frame_samples: int) -> int:
     """Return the samples that ``frames`` STFT columns cover (0 for no frames)."""
-    return 0 if frames <= 0 else (frames - 1) * hop_samples + n_fft
+    return 0 if frames <= 0 else (frames - 1) * hop_samples + frame_samples
 
 
-def samples_to_frames(samples: int, hop_samples: int, n_fft: int) -> int:
+def samples_to_frames(samples: int, hop_samples: int, frame_samples: int) -> int:
     """Return the number of complete, un-centred STFT columns in ``samples``."""
-    return 0 if samples < n_fft else 1 + (samples - n_fft) // hop_samples
+    return 0 if samples < frame_samples else 1 + (samples - frame_samples) // hop_samples

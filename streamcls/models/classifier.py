@@ -1,0 +1,120 @@
+"""A classifier: trunk once per frame, head over the last ``n`` trunk outputs.
+
+The window of a prediction is ``W = R + (n - 1) * S`` frames, where R and S follow from the trunk.
+Evaluating the window at once and stepping through a stream give the same logits.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from streamcls.errors import ModelError
+from streamcls.models.geometry import Geometry
+from streamcls.models.layers import Layer, State
+
+
+class MeanHead(nnx.Module):
+    """Mean of the last ``n`` trunk outputs, dropout, one dense layer."""
+
+    def __init__(self, features: int, n_classes: int, dropout: float, rngs: nnx.Rngs):
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        self.dense = nnx.Linear(features, n_classes, rngs=rngs)
+
+    def __call__(self, vectors: jax.Array) -> jax.Array:
+        """Map ``[batch, n, features]`` to logits ``[batch, classes]``."""
+        # The sum is taken anew each time: a running sum would drift over days.
+        return self.dense(self.dropout(vectors.mean(axis=1)))
+
+
+class Classifier(nnx.Module):
+    """Front-end frames to logits, by window or by step.
+
+    Args:
+        trunk: Layers that map ``[batch, frames, n_mels]`` to ``[batch, steps, 1, features]``.
+        head: Maps ``[batch, n, features]`` to logits.
+        features: Width of a trunk output.
+        min_window_frames: The window is the shortest legal one that covers this.
+
+    Attributes:
+        window_frames: W.
+        n_steps: Trunk outputs the head sees (n).
+    """
+
+    def __init__(self, trunk: Layer, head: MeanHead, features: int, min_window_frames: int):
+        geometry = trunk.geometry
+        if min_window_frames < geometry.receptive_frames:
+            raise ModelError(
+                f"window of {min_window_frames} frames is shorter than the trunk's receptive field "
+                f"of {geometry.receptive_frames} frames; use a longer window"
+            )
+        self.trunk = trunk
+        self.head = head
+        self.features = features
+        beyond = min_window_frames - geometry.receptive_frames
+        self.n_steps = 1 + -(-beyond // geometry.stride_frames)
+        self.window_frames = geometry.inputs(self.n_steps)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Receptive field and stride of the trunk, in front-end frames."""
+        return self.trunk.geometry
+
+    def __call__(self, mel: jax.Array) -> jax.Array:
+        """Evaluate one window.
+
+        Args:
+            mel: ``[batch, window_frames, n_mels]`` float32 log-mel frames.
+
+        Returns:
+            Logits ``[batch, classes]``.
+        """
+        if mel.shape[1] != self.window_frames:
+            raise ModelError(
+                f"got {mel.shape[1]} frames, a window of this model is {self.window_frames} frames"
+            )
+        return self.head(self.trunk(mel)[:, :, 0])
+
+    def logits_over_time(self, mel: jax.Array) -> jax.Array:
+        """Evaluate every window of a longer signal at the trunk's stride.
+
+        Args:
+            mel: ``[batch, frames, n_mels]`` with at least ``window_frames`` frames.
+
+        Returns:
+            Logits ``[batch, windows, classes]``; window ``i`` starts at frame ``i * S``.
+        """
+        vectors = self.trunk(mel)[:, :, 0]
+        n_windows = vectors.shape[1] - self.n_steps + 1
+        if n_windows < 1:
+            raise ModelError(
+                f"got {mel.shape[1]} frames, a window of this model is {self.window_frames} frames"
+            )
+        starts = range(n_windows)
+        logits = [self.head(vectors[:, start : start + self.n_steps]) for start in starts]
+        return jnp.stack(logits, axis=1)
+
+    def initial_state(self, batch: int) -> State:
+        """Return the state of ``batch`` streams that begin: trunk state and last trunk outputs."""
+        vectors = jnp.zeros((batch, self.n_steps, self.features), jnp.float32)
+        return self.trunk.initial_state(batch), vectors
+
+    def step(self, mel: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """Advance by a hop of frames.
+
+        Args:
+            mel: ``[batch, hop_frames, n_mels]``, ``hop_frames`` a multiple of the stride.
+            state: From `initial_state` or the previous step.
+
+        Returns:
+            ``(logits [batch, classes], next state)``. The logits are those of the whole window
+            once ``window_frames`` frames of the stream have been seen.
+        """
+        trunk_state, vectors = state
+        new, trunk_state = self.trunk.step(mel, trunk_state)
+        vectors = jnp.concatenate([vectors, new[:, :, 0]], axis=1)[:, -self.n_steps :]
+        return self.head(vectors), (trunk_state, vectors)
+
+    def fold(self) -> None:
+        """Fold normalisation into the weights; the model then serves inference only."""
+        self.eval()
+        self.trunk.fold()
