@@ -1,0 +1,56 @@
+# A fresh machine needs python3 and make; everything else is brought by scripts/bootstrap.sh.
+# The stamps live in .venv, so removing .venv starts over.
+
+RUN := .venv/.stamp-run
+DEV := .venv/.stamp-dev
+BIN := .venv/bin
+SETUP := uv.lock pyproject.toml scripts/bootstrap.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench train-digits train-commands demo-recording clean
+
+help: ## Print this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(DEV) ## Set up .venv with the tools for development.
+
+$(RUN): $(SETUP)
+	@scripts/bootstrap.sh run
+	@touch $@
+
+$(DEV): $(SETUP)
+	@scripts/bootstrap.sh dev
+	@touch $(RUN) $@
+
+demo: $(RUN) ## Hear it work: daemon and subscriber on a bundled recording.
+	@$(BIN)/streamcls demo
+
+lint: $(DEV) ## Check style, formatting and types.
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/pyright
+
+# Both always run; the tests last, so that their summary is the last thing to read.
+test: $(DEV) ## Run lint and every test.
+	@scripts/bootstrap.sh system
+	@lint=0; $(MAKE) --no-print-directory lint || lint=$$?; \
+	[ $$lint -eq 0 ] || echo 'make test: LINT FAILED (above); running the tests nevertheless' >&2; \
+	tests=0; $(BIN)/pytest || tests=$$?; \
+	exit $$((lint ? lint : tests))
+
+bench: $(DEV) ## Measure this machine; see benchmarks/.
+	@$(BIN)/python -m benchmarks
+
+train-digits: $(DEV) ## Train the shipped model "digits" from ../shared/data.
+	@$(BIN)/python -m train fit digits
+
+train-commands: $(DEV) ## Train the shipped model "commands" from ../shared/data.
+	@$(BIN)/python -m train fit commands
+
+demo-recording: $(DEV) ## Synthesise the demo's recording again (espeak-ng).
+	@scripts/bootstrap.sh system
+	@$(BIN)/python scripts/demo_recording.py
+
+clean: ## Remove what setup, tests and builds have made.
+	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis build dist
+	find streamcls train tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
