@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from streamcls.models.geometry import Geometry
@@ -54,12 +55,18 @@ class Layer(nnx.Module):
         """Replace training-time normalisation by equivalent weights (inference only)."""
 
 
-def _batch_norm_affine(norm: nnx.BatchNorm) -> tuple[jax.Array, jax.Array]:
-    """Return the ``scale, shift`` that a batch norm applies with its running statistics."""
+def _batch_norm_affine(norm: nnx.BatchNorm) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ``scale, shift`` that a batch norm applies with its running statistics.
+
+    In NumPy and float64: op by op on the device every shape would be compiled at start-up.
+    """
     assert norm.scale is not None
     assert norm.bias is not None
-    scale = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.epsilon)
-    return scale, norm.bias[...] - norm.mean[...] * scale
+    gamma, beta, mean, variance = (
+        np.asarray(v[...], np.float64) for v in (norm.scale, norm.bias, norm.mean, norm.var)
+    )
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    return scale, beta - mean * scale
 
 
 class SubSpectralNorm(nnx.Module):
@@ -224,8 +231,9 @@ class Conv(Layer):
         """Fold a batch norm into kernel and bias (sub-spectral norm stays: it is per band)."""
         if isinstance(self.norm, nnx.BatchNorm):
             scale, shift = _batch_norm_affine(self.norm)
-            self.kernel[...] = self.kernel[...] * scale
-            self.bias = nnx.Param(shift)
+            folded = np.asarray(self.kernel[...], np.float64) * scale
+            self.kernel = nnx.Param(folded.astype(np.float32))
+            self.bias = nnx.data(nnx.Param(shift.astype(np.float32)))
             self.norm = nnx.data(None)
 
 
