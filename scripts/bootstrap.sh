@@ -42,24 +42,23 @@ found = re.search(r"(\d+)\.(\d+)", sys.stdin.read())
 sys.exit(found is None or tuple(map(int, found.groups())) < (0, 6))'
 }
 
-# pip's --target leaves the system alone, so it works without root and where PEP 668 forbids
-# installing. Debian's python3 comes without pip and without ensurepip: then the package
-# python3-pip, or pip's own wheel from PyPI (checked by its digest), which runs unpacked.
-pip_install_uv() {
-    set -- install --quiet --disable-pip-version-check --upgrade --target .uv "$UV_REQUIREMENT"
-    if works_pip; then
+# Runs pip, whatever there is of it. Debian's python3 comes without pip and without ensurepip:
+# then the package python3-pip, or else pip's own wheel from PyPI (checked by its digest), which
+# runs without being installed.
+any_pip() {
+    if has_pip; then
         python3 -m pip "$@"
-    elif python3 -c 'import ensurepip' 2>/dev/null; then
-        python3 -m venv .uv/bootstrap && .uv/bootstrap/bin/python -m pip "$@"
-    elif apt_install python3-pip && works_pip; then
+    elif python3 -m venv .uv/bootstrap >/dev/null 2>&1; then
+        .uv/bootstrap/bin/python -m pip "$@"
+    elif apt_install python3-pip && has_pip; then
         python3 -m pip "$@"
     else
         say "fetching pip itself"
-        python3 scripts/fetch_pip.py .uv/bootstrap-pip.whl && python3 .uv/bootstrap-pip.whl/pip "$@"
+        python3 scripts/fetch_pip.py .uv/pip.whl && python3 .uv/pip.whl/pip "$@"
     fi
 }
 
-works_pip() { python3 -m pip --version >/dev/null 2>&1; }
+has_pip() { python3 -m pip --version >/dev/null 2>&1; }
 
 find_uv() {
     for uv in uv .uv/bin/uv; do
@@ -67,7 +66,9 @@ find_uv() {
     done
     say "bringing uv into .uv/ through pip"
     mkdir -p .uv
-    pip_install_uv >&2 || die "could not install uv; install it yourself (pip install uv) and retry"
+    # --target leaves the system alone, so it works without root and where PEP 668 forbids more.
+    any_pip install --quiet --disable-pip-version-check --upgrade --target .uv "$UV_REQUIREMENT" \
+        >&2 || die "could not install uv; install it yourself (pip install uv) and retry"
     works .uv/bin/uv || die "pip has installed uv, but .uv/bin/uv does not run on this machine"
     echo .uv/bin/uv
 }

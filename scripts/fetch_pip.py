@@ -7,6 +7,7 @@ Only the standard library, and only what old Pythons (3.8) understand.
 import hashlib
 import json
 import sys
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def main() -> int:
     with urllib.request.urlopen(INDEX, timeout=TIMEOUT_S) as response:
         files = json.load(response)["urls"]
     wheel = next(file for file in files if file["filename"].endswith(".whl"))
-    with urllib.request.urlopen(wheel["url"], timeout=TIMEOUT_S) as response:
+    url = urllib.parse.urljoin(INDEX, wheel["url"])
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
         content = response.read()
     if hashlib.sha256(content).hexdigest() != wheel["digests"]["sha256"]:
         print(f"fetch_pip: {wheel['filename']} does not match its digest", file=sys.stderr)
