@@ -84,7 +84,7 @@ def _check_stream(prefix: str, stream: StreamConfig) -> Iterator[Problem]:
             yield Problem(
                 (source, f"{prefix}.{key}"),
                 f"{prefix}.{key}: is for {owner}: sources only and the source is "
-                f'"{stream.source}"; remove the key',
+                f'"{stream.source}"; remove it',
             )
     if kind == "pipe":
         yield from _check_pipe(prefix, stream)

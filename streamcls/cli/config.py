@@ -1,0 +1,67 @@
+"""`streamcls config check|show|schema`: look at a configuration without running it."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from streamcls.cli.flags import add_configuration, add_overrides, read_overrides
+from streamcls.cli.manual import Page, add_command
+from streamcls.config import json_schema, load_config, to_toml
+
+_PAGE = Page(
+    description="Look at a configuration without opening a device, a socket or a model.",
+    epilog="""\
+examples:
+  streamcls config check streamcls.toml      every problem at once; exit status 2 if any
+  streamcls config show --origin             what `streamcls run` would use, and why
+  streamcls config show > streamcls.toml     a complete file to start from
+  streamcls config schema > schema.json      for editors: completion and hints
+
+What needs the model or the machine (is the hop a multiple of the model's stride? does the
+device exist?) is checked by `streamcls run` before it says it is ready.""",
+)
+_CHECK = Page(
+    description="Check a file together with the environment and print every problem.", epilog=""
+)
+_SHOW = Page(
+    description="Print the effective configuration as TOML that reads back to the same values.",
+    epilog="",
+)
+_SCHEMA = Page(description="Print the JSON Schema of the configuration file.", epilog="")
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``config`` to the commands."""
+    parser = add_command(commands, "config", "check or show the configuration", _PAGE)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    check = add_command(actions, "check", "print every problem of a file", _CHECK)
+    check.add_argument("config", type=Path, metavar="FILE", help="TOML file")
+    check.set_defaults(command=_check)
+
+    show = add_command(actions, "show", "print the effective values", _SHOW)
+    add_configuration(show)
+    show.add_argument("--origin", action="store_true", help="say for each value where it came from")
+    add_overrides(show)
+    show.set_defaults(command=_show)
+
+    schema = add_command(actions, "schema", "print the JSON Schema", _SCHEMA)
+    schema.set_defaults(command=_schema)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config)
+    print(f"{arguments.config}: ok, streams: {', '.join(config.streams)}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config, read_overrides(arguments))
+    print(to_toml(config, with_origin=arguments.origin), end="")
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    print(json.dumps(json_schema(), indent=2))
+    return 0

@@ -1,0 +1,66 @@
+"""`streamcls listen`: a subscriber for people and for jq."""
+
+import argparse
+import math
+from typing import Any
+
+from streamcls.cli.manual import Page, add_command
+from streamcls.config import PublishConfig
+
+_PAGE = Page(
+    description="""\
+Subscribe to a daemon and print what it publishes until interrupted. Messages that were missed
+are counted and said.""",
+    epilog="""\
+examples:
+  streamcls listen
+  streamcls listen tcp://192.0.2.7:5570 --stream porch --stream yard
+  streamcls listen --json --duration 10 | jq -c 'select(.type == "prediction") | .scores'""",
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``listen`` to the commands."""
+    parser = add_command(commands, "listen", "print what a daemon publishes", _PAGE)
+    parser.add_argument(
+        "endpoint",
+        nargs="?",
+        default=PublishConfig().endpoint,
+        metavar="ENDPOINT",
+        help="where the daemon publishes (default %(default)s)",
+    )
+    parser.add_argument(
+        "--stream",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this stream; may be repeated (default: all)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line, as it came over the wire"
+    )
+    parser.add_argument(
+        "--duration", type=_seconds, metavar="S", help="stop after S seconds (default: never)"
+    )
+    parser.set_defaults(command=_listen)
+
+
+def _listen(arguments: argparse.Namespace) -> int:
+    from streamcls.listen import run_listen
+
+    return run_listen(
+        arguments.endpoint,
+        streams=arguments.stream,
+        as_json=arguments.json,
+        duration_s=arguments.duration,
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a positive number of seconds")
+    return seconds

@@ -1,0 +1,100 @@
+"""`streamcls models list|show`: which models there are, and what they say about themselves."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamcls.cli.manual import Page, add_command
+from streamcls.units import samples_to_ms
+
+if TYPE_CHECKING:
+    from streamcls.checkpoint import Header
+
+_PAGE = Page(
+    description="Look at the shipped models or at any checkpoint file.",
+    epilog="""\
+examples:
+  streamcls models list
+  streamcls models show commands
+  streamcls models show ./mine.safetensors --json | jq .metrics""",
+)
+_LIST = Page(description="List the models that come with streamcls.", epilog="")
+_SHOW = Page(
+    description="""\
+Print what a checkpoint says about itself: labels, how much audio a prediction hears (the
+window), which hops are legal, what it was trained on and how it scored.""",
+    epilog="",
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``models`` to the commands."""
+    parser = add_command(commands, "models", "list or describe models", _PAGE)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listing = add_command(actions, "list", "list the shipped models", _LIST)
+    listing.add_argument("--json", action="store_true", help="one JSON array instead of a table")
+    listing.set_defaults(command=_list)
+    show = add_command(actions, "show", "describe one model", _SHOW)
+    show.add_argument("name", metavar="NAME|PATH", help="shipped name, or a .safetensors file")
+    show.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    show.set_defaults(command=_show)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from streamcls.checkpoint import find_checkpoint, list_shipped, read_header
+
+    headers = [read_header(find_checkpoint(name)) for name in list_shipped()]
+    if arguments.json:
+        names = ("name", "description", "labels", "licence")
+        print(json.dumps([{name: getattr(h, name) for name in names} for h in headers], indent=2))
+        return 0
+    for header in headers:
+        print(f"{header.name:<16} {len(header.labels):>4} classes   {header.description}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from streamcls.checkpoint import find_checkpoint, read_header
+
+    path = find_checkpoint(arguments.name)
+    facts = _describe(path, read_header(path))
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    for name, value in facts.items():
+        print(f"{name:<18} {_text(value)}")
+    return 0
+
+
+def _describe(path: Path, header: "Header") -> dict[str, Any]:
+    """Return what to show, in reading order; the header's own words plus its times in ms."""
+    import msgspec
+
+    from streamcls.features import front_end_from_dict
+
+    facts: dict[str, Any] = msgspec.to_builtins(header)
+    front_end, window = front_end_from_dict(header.front_end), header.window
+    rate_hz = front_end.sample_rate_hz
+    stride_ms = samples_to_ms(window.stride_frames * front_end.hop_samples, rate_hz)
+    facts["window"] |= {
+        "receptive_ms": samples_to_ms(front_end.samples_for(window.receptive_frames), rate_hz),
+        "window_ms": samples_to_ms(front_end.samples_for(window.window_frames), rate_hz),
+    }
+    facts["executor"] = "incremental"
+    facts["hop_multiple_of_ms"] = stride_ms
+    facts["path"] = str(path)
+    facts["size_bytes"] = path.stat().st_size
+    return facts
+
+
+def _text(value: object) -> str:
+    match value:
+        case dict():
+            return "  ".join(f"{key}={_text(below)}" for key, below in value.items()) or "-"
+        case list():
+            return " ".join(map(str, value)) or "-"
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)

@@ -1,0 +1,55 @@
+"""`streamcls run`: the daemon in the foreground."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from streamcls.cli.flags import add_configuration, add_overrides, read_overrides
+from streamcls.cli.manual import Page, add_command
+from streamcls.config import load_config
+
+_PAGE = Page(
+    description="""\
+Classify audio until interrupted, or until every source has ended, and publish each prediction.
+
+A stream that loses its device is retried for ever and its state published; what is lost is
+counted and published too. SIGTERM and Ctrl-C end in order: the sources close, what was
+predicted is sent, the exit status is 0.""",
+    epilog="""\
+examples:
+  streamcls run
+      The default microphone, the default model, predictions on tcp://127.0.0.1:5570.
+  streamcls run /etc/streamcls/streamcls.toml
+      What a service does; several [streams.NAME] may run at once.
+  streamcls run --source "device:USB Audio" --channel mix --hop-ms 160
+      A device whose name contains "USB Audio", all its channels averaged, 6 predictions a second.
+  streamcls run --source file:street.flac --fast --summary-json summary.json
+      A whole recording as fast as possible, with its figures in a file.
+  arecord -q -t raw -r 16000 -f S16_LE | streamcls run --source pipe: --rate 16000
+      Raw PCM from another program.""",
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``run`` to the commands."""
+    parser = add_command(commands, "run", "classify live audio and publish predictions", _PAGE)
+    add_configuration(parser)
+    add_overrides(parser)
+    parser.add_argument(
+        "--summary-json",
+        type=Path,
+        metavar="FILE",
+        help="write windows, latencies and losses to FILE at the end (- is standard output)",
+    )
+    parser.set_defaults(command=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config, read_overrides(arguments))
+    logging.basicConfig(
+        level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    from streamcls.daemon import run_daemon
+
+    return run_daemon(config, summary_path=arguments.summary_json)
