@@ -1,0 +1,282 @@
+"""The ring: mono audio at the model's rate between one capture thread and the engine.
+
+Flow: capture (feeder) -> **ring** -> features. The feeder's thread is the only writer, the
+engine's thread the only reader. Nobody takes a lock: the writer announces what it is about to
+overwrite (*reserve*), copies, then announces what is readable (*commit*); the reader copies and
+looks afterwards whether the writer has got into its way (a seqlock). Torn audio is thrown away
+and counted, never returned.
+
+Two countings: a *position* counts stored samples, an *absolute index* counts lost samples too.
+They differ by the holes: segment `k` of consecutive audio starts at `position` and has absolute
+index `index` there. The writer replaces the tuple of segments as a whole when a hole appears.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamcls.clock import StreamClock
+from streamcls.types import FloatArray, Hop
+
+MAX_SEGMENTS = 64
+"""Holes remembered at once. More than that in one ring of audio means a broken device; the
+oldest audio is then dropped as if it were overrun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive audio: stored from `position` on, with absolute index `index` there."""
+
+    position: int
+    index: int
+
+
+class Ring:
+    """Fixed-capacity ring of one stream's audio; one writer thread, one reader thread.
+
+    At any quiet moment ``written + skipped == read + dropped + pending``.
+
+    Args:
+        capacity_samples: Samples held; a hop may be at most half of it.
+        sample_rate_hz: The model's rate.
+        on_data: Called by the writer whenever there is news for the reader (audio, a hole, the
+            end); typically ``threading.Event.set`` of one event shared by all rings.
+
+    Attributes:
+        written: Samples stored since the start.
+        skipped: Samples declared lost by the writer.
+        read: Real samples handed out in hops.
+        passed: Skipped samples that the reader has moved over.
+        discarded: Samples of pieces too short for a hop in front of a hole.
+        overrun_samples: Samples overwritten before they were read.
+        overrun_events: How often that happened.
+    """
+
+    def __init__(
+        self,
+        capacity_samples: int,
+        sample_rate_hz: int,
+        on_data: Callable[[], None] = lambda: None,
+    ) -> None:
+        if capacity_samples < 2:
+            raise ValueError(f"capacity_samples is {capacity_samples}, must be at least 2")
+        self.capacity_samples = capacity_samples
+        self.sample_rate_hz = sample_rate_hz
+        self._samples: FloatArray = np.zeros(capacity_samples, np.float32)
+        self._clock = StreamClock(sample_rate_hz)
+        self._on_data = on_data
+        # Written by the writer only.
+        self._segments = (Segment(0, 0),)
+        self._reserved = 0
+        self.written = 0
+        self.skipped = 0
+        self._closed = False
+        # Written by the reader only.
+        self._position = 0
+        self._index = 0
+        self._hop_end_index = 0
+        self.read = 0
+        self.passed = 0
+        self.discarded = 0
+        self.overrun_samples = 0
+        self.overrun_events = 0
+        self._space = threading.Event()
+
+    # Either side.
+
+    @property
+    def index_end(self) -> int:
+        """Absolute index one past the newest sample: ``written + skipped``."""
+        return self.written + self.skipped
+
+    def time_ns(self, sample_index: int) -> int:
+        """Return the UTC time of an absolute sample index by the source's clock."""
+        return self._clock.time_ns(sample_index)
+
+    def index_at(self, t_ns: int) -> int:
+        """Return the absolute index of the sample taken at a UTC time."""
+        return self._clock.index_at(t_ns)
+
+    # Writer's side.
+
+    def write(self, samples: FloatArray, t_first_ns: int) -> None:
+        """Store consecutive audio; never blocks, overwrites the oldest.
+
+        Args:
+            samples: ``[n]`` float32, mono, at the ring's rate.
+            t_first_ns: UTC of ``samples[0]`` by the source's clock.
+        """
+        if samples.size == 0:
+            return
+        if not self._clock.observe(self.index_end, t_first_ns):
+            # The clock was set or the source paused: times start afresh, and because times must
+            # not run backwards within an epoch, one sample is declared lost to begin a new one.
+            self.skip(1)
+            self._clock.observe(self.index_end, t_first_ns)
+        piece_samples = max(1, self.capacity_samples // 4)
+        for first in range(0, samples.size, piece_samples):
+            self._store(samples[first : first + piece_samples])
+        self._on_data()
+
+    def skip(self, lost_samples: int) -> None:
+        """Mark a hole: `lost_samples` of the stream never arrived."""
+        if lost_samples <= 0:
+            return
+        kept = self._segments
+        if kept[-1].position == self.written:
+            kept = kept[:-1]  # no audio since the last hole: they are one
+        floor = max(self._position, self._reserved - self.capacity_samples)
+        while len(kept) > 1 and kept[1].position <= floor:
+            kept = kept[1:]
+        self.skipped += lost_samples
+        opened = Segment(self.written, self.index_end)
+        self._segments = (*kept[1 - MAX_SEGMENTS :], opened)
+        self._clock.restart()
+        self._on_data()
+
+    def close(self) -> None:
+        """Mark the end of the stream; what is stored can still be read."""
+        self._closed = True
+        self._on_data()
+
+    def wait_for_space(self, n_samples: int, timeout_s: float) -> bool:
+        """Wait until `n_samples` can be written without an overrun (sources that can wait).
+
+        Returns:
+            False when there was still no space after `timeout_s`.
+
+        Raises:
+            ValueError: `n_samples` is more than half the capacity, which could wait for ever
+                for a reader that waits for a whole hop.
+        """
+        limit = self.capacity_samples // 2
+        if n_samples > limit:
+            raise ValueError(f"cannot wait for {n_samples} samples, the limit is {limit}")
+        self._space.clear()
+        if self._free_samples() >= n_samples:
+            return True
+        self._space.wait(timeout_s)
+        return self._free_samples() >= n_samples
+
+    def _free_samples(self) -> int:
+        return self.capacity_samples - (self.written - self._position)
+
+    def _store(self, samples: FloatArray) -> None:
+        self._reserved = self.written + samples.size
+        start = self.written % self.capacity_samples
+        head = min(samples.size, self.capacity_samples - start)
+        self._samples[start : start + head] = samples[:head]
+        self._samples[: samples.size - head] = samples[head:]
+        self.written = self._reserved
+
+    # Reader's side.
+
+    @property
+    def dropped(self) -> int:
+        """All samples the reader had to do without so far."""
+        return self.passed + self.discarded + self.overrun_samples
+
+    @property
+    def pending(self) -> int:
+        """Absolute indices between the reader and the writer, holes included."""
+        return self.index_end - self._index
+
+    @property
+    def ended(self) -> bool:
+        """The writer has closed the ring and everything was read."""
+        return self._closed and self.pending == 0
+
+    def available(self) -> int:
+        """Return the stored samples not yet read.
+
+        `read_hop` may still return None for them: when a hole leaves a piece shorter than a hop.
+        """
+        return min(self.written - self._position, self.capacity_samples)
+
+    def read_hop(self, out: FloatArray) -> Hop | None:
+        """Copy the next hop of consecutive audio.
+
+        Audio in front of a hole that does not fill a hop is dropped. After an overrun whole hops
+        are dropped until at most half of the ring is pending: one long loss costs the receiver
+        one fresh start, many short ones would never let it get warm.
+
+        Args:
+            out: ``[hop_samples]`` float32 to fill; the end is zeroed when the stream ends inside
+                the hop.
+
+        Returns:
+            Where the hop lies, or None when there is no whole hop yet.
+
+        Raises:
+            ValueError: `out` is longer than half the ring.
+        """
+        hop_samples = out.size
+        limit = self.capacity_samples // 2
+        if not 1 <= hop_samples <= limit:
+            raise ValueError(f"a hop has 1 to {limit} samples in this ring, not {hop_samples}")
+        while True:
+            closed = self._closed  # looked at first: nothing follows a close
+            segments, written, floor = self._look()
+            if self._position < floor:
+                self._drop_overrun(segments, written, floor, hop_samples)
+            end = self._find_piece_end(segments, written, hop_samples)
+            n_real = min(hop_samples, end - self._position)
+            if n_real < hop_samples and (n_real == 0 or not closed):
+                return None
+            self._load(out[:n_real])
+            if self._reserved - self.capacity_samples <= self._position:
+                break  # the writer has not touched what we copied
+        out[n_real:] = 0.0
+        hop = Hop(self._index, n_real, self._index - self._hop_end_index)
+        self._move(self._position + n_real, segments)
+        self._hop_end_index = hop.sample_start + n_real
+        self.read += n_real
+        self._space.set()
+        return hop
+
+    def _look(self) -> tuple[tuple[Segment, ...], int, int]:
+        """Return segments, samples written and lowest readable position, fitting together."""
+        while True:
+            oldest = self._reserved - self.capacity_samples
+            segments = self._segments
+            written = self.written
+            if segments is self._segments:
+                return segments, written, max(oldest, segments[0].position)
+
+    def _move(self, position: int, segments: tuple[Segment, ...]) -> int:
+        """Go to a stored position, past holes if need be; return the audio left behind."""
+        segment = next(s for s in reversed(segments) if s.position <= position)
+        index = segment.index + position - segment.position
+        audio = position - self._position
+        self.passed += index - self._index - audio
+        self._position, self._index = position, index
+        return audio
+
+    def _drop_overrun(
+        self, segments: tuple[Segment, ...], written: int, floor: int, hop_samples: int
+    ) -> None:
+        """Give up the oldest audio, in whole hops of the piece of audio they lie in."""
+        target = max(floor, written - self.capacity_samples // 2)
+        start = max([s.position for s in segments if s.position <= target] + [self._position])
+        position = start + -(-(target - start) // hop_samples) * hop_samples
+        position = min([s.position for s in segments if s.position > target] + [position])
+        self.overrun_samples += self._move(position, segments)
+        self.overrun_events += 1
+
+    def _find_piece_end(self, segments: tuple[Segment, ...], written: int, hop_samples: int) -> int:
+        """Move over pieces too short for a hop in front of a hole; return where ours ends."""
+        for segment in segments:
+            ahead = segment.position - self._position
+            if ahead >= hop_samples:
+                return segment.position
+            if ahead >= 0:
+                self.discarded += self._move(segment.position, segments)
+        return written
+
+    def _load(self, out: FloatArray) -> None:
+        start = self._position % self.capacity_samples
+        head = min(out.size, self.capacity_samples - start)
+        out[:head] = self._samples[start : start + head]
+        out[head:] = self._samples[: out.size - head]
