@@ -41,6 +41,8 @@ class Hop(NamedTuple):
     lost_samples: int
     """Samples lost (by driver or overrun) between the previous hop and this one; 0 = contiguous.
     When positive the receiver starts a new epoch."""
+    nonfinite: bool = False
+    """NaN or infinite samples arrived within the hop (and were replaced by zeros)."""
 
 
 class Flag(StrEnum):

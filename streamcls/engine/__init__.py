@@ -1,0 +1,14 @@
+"""Streams of audio to predictions: compiled steps, slots and the thread that drives them."""
+
+from streamcls.engine.compilation import enable_compilation_cache
+from streamcls.engine.engine import Engine
+from streamcls.engine.executor import IncrementalExecutor, choose_hop_samples
+from streamcls.engine.latency import LatencyHistogram
+
+__all__ = [
+    "Engine",
+    "IncrementalExecutor",
+    "LatencyHistogram",
+    "choose_hop_samples",
+    "enable_compilation_cache",
+]

@@ -1,0 +1,35 @@
+"""XLA's persistent compilation cache, so that a restarted service is ready in seconds."""
+
+import os
+from pathlib import Path
+
+import jax
+
+
+def cache_directory() -> Path:
+    """Return where compiled programs are kept: systemd's cache directory or the user's."""
+    # systemd sets CACHE_DIRECTORY; with several directories they are separated by colons.
+    service = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+    if service:
+        return Path(service) / "xla"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "streamcls" / "xla"
+
+
+def enable_compilation_cache(directory: Path | None = None) -> Path | None:
+    """Make XLA keep every compiled program; return the folder, None when it is not writable.
+
+    By default JAX keeps nothing that compiled in under a second, which is most of what we compile.
+    """
+    directory = directory or cache_directory()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        writable = os.access(directory, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return directory

@@ -1,0 +1,202 @@
+"""The engine's thread: collects waiting hops from all rings, steps them together, hands on results.
+
+Flow: ring -> **engine** (features, model) -> publish. The thread sleeps on one event that every
+ring sets when it has news. A tick takes at most one hop from each stream, so a stream with a
+backlog cannot hold up the others. Streams join and leave between two ticks by taking and freeing a
+slot; nothing compiles after `IncrementalExecutor.warm_up`.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamcls.engine.executor import FULL_SCALE, IncrementalExecutor, StepResult
+from streamcls.engine.latency import LatencyHistogram
+from streamcls.engine.window import WindowTracker
+from streamcls.errors import ModelError
+from streamcls.ring import Ring
+from streamcls.types import Hop, Prediction
+
+_IDLE_WAIT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A stream that holds a slot."""
+
+    name: str
+    ring: Ring
+    slot: int
+    tracker: WindowTracker
+
+
+class Engine:
+    """Turns the audio in the rings into predictions, all streams together.
+
+    Args:
+        executor: Warmed up; from `start` on it belongs to the engine's thread.
+        wake: Set by the rings whenever they have news.
+        on_prediction: Called in the engine's thread for every complete window; must not block.
+        on_end: Called in the engine's thread with the name of a finite stream that is read to
+            its end, after its last prediction.
+
+    Attributes:
+        windows: Predictions made.
+        ticks: Compiled steps run.
+        latency: From the capture time of a window's last sample to its hand-over.
+    """
+
+    def __init__(
+        self,
+        executor: IncrementalExecutor,
+        wake: threading.Event,
+        on_prediction: Callable[[Prediction], None],
+        on_end: Callable[[str], None],
+    ):
+        self._executor = executor
+        self._wake = wake
+        self._on_prediction = on_prediction
+        self._on_end = on_end
+        self._lock = threading.Lock()
+        self._streams: dict[str, _Stream] = {}
+        self._free_slots = deque(range(executor.max_streams))
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._failure: Exception | None = None
+        largest = executor.buckets[-1]
+        self._audio = np.zeros((largest, executor.hop_samples), np.float32)
+        self._slots = np.zeros(largest, np.int32)
+        self._fresh = np.zeros(largest, bool)
+        self.windows = 0
+        self.ticks = 0
+        self.latency = LatencyHistogram()
+
+    @property
+    def failure(self) -> Exception | None:
+        """The error that ended the thread, if one did."""
+        return self._failure
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Finish the tick in progress and end the thread."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def add_stream(self, name: str, ring: Ring) -> None:
+        """Give a stream a slot; its ring belongs to the engine's reader side from now on.
+
+        Raises:
+            ModelError: All slots are taken or the name is in use.
+        """
+        with self._lock:
+            if name in self._streams:
+                raise ModelError(f"stream {name!r} exists already; remove it first")
+            if not self._free_slots:
+                raise ModelError(
+                    f"all {self._executor.max_streams} streams are in use; "
+                    f"raise inference.max_streams"
+                )
+            tracker = WindowTracker(self._executor.window_samples, self._executor.hop_samples)
+            self._streams[name] = _Stream(name, ring, self._free_slots.popleft(), tracker)
+        self._wake.set()
+
+    def remove_stream(self, name: str) -> None:
+        """Free a stream's slot; unknown names are ignored (the stream may just have ended)."""
+        with self._lock:
+            stream = self._streams.pop(name, None)
+            if stream is not None:
+                self._free_slots.append(stream.slot)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._wake.wait(_IDLE_WAIT_S)
+                self._wake.clear()
+                while not self._stopping.is_set() and self._tick():
+                    pass
+        except Exception as error:  # noqa: BLE001 - the daemon must learn of it, whatever it is
+            self._failure = error
+
+    def _tick(self) -> bool:
+        """Step every stream that has a hop, once; tell whether there was any."""
+        with self._lock:
+            streams = list(self._streams.values())
+        worked = False
+        tile: list[tuple[_Stream, Hop]] = []
+        for stream in streams:
+            row = len(tile)
+            hop = stream.ring.read_hop(self._audio[row])
+            if hop is None:
+                if stream.ring.ended:
+                    self._finish(stream)
+                    worked = True
+                continue
+            self._slots[row] = stream.slot
+            self._fresh[row] = stream.tracker.starts_epoch(hop)
+            tile.append((stream, hop))
+            if len(tile) == len(self._audio):
+                self._step(tile)
+                worked, tile = True, []
+        if tile:
+            self._step(tile)
+            worked = True
+        return worked
+
+    def _step(self, tile: list[tuple[_Stream, Hop]]) -> None:
+        """Run the hops in the first rows of the staging arrays and emit what is complete."""
+        n = len(tile)
+        result = self._executor.step(self._audio[:n], self._slots[:n], self._fresh[:n])
+        self.ticks += 1
+        for row, (stream, hop) in enumerate(tile):
+            clipped = float(result.peak[row]) >= FULL_SCALE
+            stream.tracker.add(hop, float(result.mean_square[row]), clipped)
+            if stream.tracker.complete:
+                self._emit(stream, result, row)
+
+    def _emit(self, stream: _Stream, result: StepResult, row: int) -> None:
+        tracker, ring = stream.tracker, stream.ring
+        t_end_ns = ring.time_ns(tracker.sample_end)
+        self._on_prediction(
+            Prediction(
+                stream=stream.name,
+                epoch=tracker.epoch,
+                sample_start=tracker.sample_start,
+                sample_end=tracker.sample_end,
+                sample_rate_hz=ring.sample_rate_hz,
+                t_start_ns=ring.time_ns(tracker.sample_start),
+                t_end_ns=t_end_ns,
+                level_dbfs=tracker.level_dbfs,
+                flags=tracker.flags,
+                probabilities=result.probabilities[row],
+            )
+        )
+        self.windows += 1
+        self.latency.add((time.time_ns() - t_end_ns) / 1e9)
+
+    def _finish(self, stream: _Stream) -> None:
+        """End a stream; audio that filled no window is padded and predicted once."""
+        if 0 < stream.tracker.hops < stream.tracker.hops_per_window:
+            self._pad_to_window(stream)
+        self.remove_stream(stream.name)
+        self._on_end(stream.name)
+
+    def _pad_to_window(self, stream: _Stream) -> None:
+        """Feed silence until the window is whole, so that a short clip gets its prediction."""
+        self._audio[0] = 0.0
+        self._slots[0] = stream.slot
+        self._fresh[0] = False
+        result = None
+        while not stream.tracker.complete:
+            result = self._executor.step(self._audio[:1], self._slots[:1], self._fresh[:1])
+            stream.tracker.add_padding()
+        assert result is not None
+        self._emit(stream, result, 0)
