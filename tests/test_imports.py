@@ -24,7 +24,8 @@ STAGES = (
     "publish",
 )
 """In the order of the flow."""
-CLIENT_SIDE = {"publish.schema", "client", "inbox", "listen"}
+CLIENTS = ("inbox", "client", "textline", "livetable", "listen")
+CLIENT_SIDE = {"publish.schema", *CLIENTS}
 DAEMON_SIDE = {*FOUNDATION, *STAGES, "config", "notify", "daemon"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -37,9 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     # The check of an endpoint has one home; zmq is all that it pulls in.
     "config": {*FOUNDATION, "publish.endpoint"},
     **{stage: {*FOUNDATION, *STAGES[:index]} for index, stage in enumerate(STAGES)},
-    "inbox": {*FOUNDATION, *CLIENT_SIDE},
-    "client": {*FOUNDATION, *CLIENT_SIDE},
-    "listen": {*FOUNDATION, *CLIENT_SIDE},
+    **dict.fromkeys(CLIENTS, {*FOUNDATION, *CLIENT_SIDE}),
     "daemon": DAEMON_SIDE,
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},
     "cli": {*DAEMON_SIDE, *CLIENT_SIDE, "demo"},
