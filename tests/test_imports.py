@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     # The check of an endpoint has one home; zmq is all that it pulls in.
     "config": {*FOUNDATION, "publish.endpoint"},
     **{stage: {*FOUNDATION, *STAGES[:index]} for index, stage in enumerate(STAGES)},
-    **dict.fromkeys(CLIENTS, {*FOUNDATION, *CLIENT_SIDE}),
+    **{key: {*FOUNDATION, *CLIENT_SIDE} for key in CLIENTS},
     "daemon": DAEMON_SIDE,
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},
     "cli": {*DAEMON_SIDE, *CLIENT_SIDE, "demo"},

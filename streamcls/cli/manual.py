@@ -32,8 +32,9 @@ configuration:
   inference.hop_ms, STREAMCLS_STREAMS__PORCH__SOURCE for streams.porch.source.
 
 exit status:
-  0 done, 2 wrong input (one message says value, limit and remedy), 130 interrupted,
-  141 standard output was closed, 1 a bug: please report it with the traceback.
+  0 done (also after Ctrl-C in `run` and `listen`), 1 `listen` has heard nothing, 2 wrong input
+  (one message says value, limit and remedy), 130 interrupted, 141 standard output was closed.
+  A traceback is a bug: please report it.
 
 `streamcls COMMAND --help` has the options and examples of each command.""",
 )
