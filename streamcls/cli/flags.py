@@ -65,10 +65,14 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         const="fast",
         help="file: as fast as possible; the predictions are the same",
     )
-    audio.add_argument("--rate", metavar="HZ", help="pipe: sample rate; required")
-    audio.add_argument("--channels", metavar="N", help="pipe: interleaved channels (default 1)")
+    audio.add_argument("--rate", metavar="HZ", help="pipe: its rate, required; device: to ask for")
     audio.add_argument(
-        "--format", metavar="FORMAT", help="pipe: u8, s16le (default), s24le, s32le or f32le"
+        "--channels", metavar="N", help="pipe: its channels (default 1); device: to ask for"
+    )
+    audio.add_argument(
+        "--format",
+        metavar="FORMAT",
+        help="pipe: s16le (default), s24le, s32le or f32le; device: s16le or f32le",
     )
     inference = parser.add_argument_group("inference and output")
     inference.add_argument(

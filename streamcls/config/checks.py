@@ -14,6 +14,13 @@ from streamcls.errors import PublishError
 from streamcls.publish.endpoint import check_bind
 
 SCHEMES = ("device", "file", "pipe")
+_DEVICE_FORMATS = ("s16le", "f32le")
+_KEYS_BY_KIND = {
+    "pace": ("file:",),
+    "sample_rate_hz": ("pipe:", "device:"),
+    "channels": ("pipe:", "device:"),
+    "sample_format": ("pipe:", "device:"),
+}
 
 
 class Problem(NamedTuple):
@@ -74,35 +81,31 @@ def _check_stream(prefix: str, stream: StreamConfig) -> Iterator[Problem]:
             f'{source} = "{stream.source}": takes nothing after the colon; write pipe: and feed '
             f"standard input",
         )
-    for key, owner in (
-        ("pace", "file"),
-        ("sample_rate_hz", "pipe"),
-        ("channels", "pipe"),
-        ("sample_format", "pipe"),
-    ):
-        if kind != owner and getattr(stream, key) is not None:
+    for key, kinds in _KEYS_BY_KIND.items():
+        if f"{kind}:" not in kinds and getattr(stream, key) is not None:
             yield Problem(
                 (source, f"{prefix}.{key}"),
-                f"{prefix}.{key}: is for {owner}: sources only and the source is "
+                f"{prefix}.{key}: for {' and '.join(kinds)} only, but the source is "
                 f'"{stream.source}"; remove it',
             )
-    if kind == "pipe":
-        yield from _check_pipe(prefix, stream)
-
-
-def _check_pipe(prefix: str, stream: StreamConfig) -> Iterator[Problem]:
-    rate = f"{prefix}.sample_rate_hz"
-    if stream.sample_rate_hz is None:
+    if kind == "pipe" and stream.sample_rate_hz is None:
+        rate = f"{prefix}.sample_rate_hz"
         yield Problem(
-            (f"{prefix}.source", rate),
+            (source, rate),
             f"{rate}: missing; raw PCM does not say its rate, so set it (or --rate), e.g. 16000",
         )
-    channels = stream.channels or 1
-    if stream.channel != "mix" and stream.channel >= channels:
+    if kind == "device" and stream.sample_format not in (None, *_DEVICE_FORMATS):
         yield Problem(
-            (f"{prefix}.source", f"{prefix}.channel", f"{prefix}.channels"),
-            f"{prefix}.channel = {stream.channel}: the pipe has {channels} channel(s), counted "
-            f'from 0; use a smaller one or "mix", or set {prefix}.channels',
+            (source, f"{prefix}.sample_format"),
+            f'{prefix}.sample_format = "{stream.sample_format}": a device is read as '
+            f"{' or '.join(_DEVICE_FORMATS)}; use one of them or remove it",
+        )
+    channels = stream.channels or (1 if kind == "pipe" else None)
+    if channels is not None and stream.channel != "mix" and stream.channel >= channels:
+        yield Problem(
+            (source, f"{prefix}.channel", f"{prefix}.channels"),
+            f"{prefix}.channel = {stream.channel}: there are {channels} channels, counted from "
+            f'0; use 0 to {channels - 1} or "mix", or raise {prefix}.channels',
         )
 
 

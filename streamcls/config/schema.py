@@ -22,7 +22,7 @@ DEFAULT_STREAM = "mic"
 Text = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^(?![\s\S]*[\x00-\x1f\x7f])")]
 StreamName = Annotated[str, Meta(pattern=STREAM_NAME_PATTERN)]
 Channel = Annotated[int, Meta(ge=0, le=255)] | Literal["mix"]
-SampleFormat = Literal["u8", "s16le", "s24le", "s32le", "f32le"]
+SampleFormat = Literal["s16le", "s24le", "s32le", "f32le"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,15 @@ class StreamConfig:
     ] = None
     sample_rate_hz: Annotated[
         Annotated[int, Meta(ge=4_000, le=384_000)] | None,
-        Meta(description="pipe: only, required. Sample rate of the raw PCM."),
+        Meta(description="Rate of a pipe (required), or to ask of a device; not for files."),
     ] = None
     channels: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | None,
-        Meta(description="pipe: only. Interleaved channels of the raw PCM (default 1)."),
+        Meta(description="Channels of a pipe (default 1), or to ask of a device; not for files."),
     ] = None
     sample_format: Annotated[
         SampleFormat | None,
-        Meta(description='pipe: only. Sample format of the raw PCM (default "s16le").'),
+        Meta(description="Of a pipe (default s16le), or to ask of a device: s16le or f32le."),
     ] = None
 
 
