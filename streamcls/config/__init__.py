@@ -21,7 +21,7 @@ from streamcls.config.schema import (
     StreamConfig,
     json_schema,
 )
-from streamcls.config.show import to_toml
+from streamcls.config.show import printable, to_toml
 from streamcls.errors import ConfigError
 
 __all__ = [
@@ -72,5 +72,5 @@ def load_config(
         if reader.rejected.isdisjoint(problem.keys)
     ]
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([printable(problem) for problem in problems])
     return settle(config)

@@ -16,6 +16,7 @@ from msgspec import inspect
 
 from streamcls.config.layers import ENVIRONMENT_PREFIX, Leaf, Tree
 from streamcls.config.schema import STREAM_NAME_PATTERN, Config, dotted_keys, keys, mapping_item
+from streamcls.config.show import quote
 
 
 class Reader:
@@ -90,7 +91,7 @@ class Reader:
 
     def _reject(self, name: str, leaf: Leaf, what: str) -> None:
         self.rejected.add(name)
-        self.problems.append(f"{name} = {show_value(leaf.value)} ({leaf.origin}): {what}")
+        self.problems.append(f"{name} = {quote(leaf.value)} ({leaf.origin}): {what}")
 
     def _unknown(self, key: str, node: Tree | Leaf, known: list[str], prefix: str) -> None:
         name = prefix + (key if re.fullmatch(r"[\w-]+", key) else json.dumps(key))
@@ -101,16 +102,6 @@ class Reader:
             better = ENVIRONMENT_PREFIX + better.replace(".", "__").upper()
         remedy = f"did you mean {better}?" if better else f"known here: {', '.join(known)}"
         self.problems.append(f"{name}{where}: unknown key; {remedy}")
-
-
-def show_value(value: object) -> str:
-    """Return a value as TOML would have it, shortened to what fits in a message."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        text = str(value)
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _closest(name: str, key: str, known: list[str], prefix: str) -> str | None:

@@ -1,4 +1,7 @@
-"""The way back: a configuration as the TOML that `load_config` reads to the same values."""
+"""The way back: a configuration as the TOML that `load_config` reads to the same values.
+
+Also how single values look in messages.
+"""
 
 import dataclasses
 import json
@@ -26,7 +29,7 @@ def _lines(table: Any, prefix: str, origins: Mapping[str, str]) -> Iterator[str]
     if prefix and leaves:
         yield f"\n[{prefix.removesuffix('.')}]"
     for key in leaves:
-        comment = f"  # {_printable(origins[prefix + key])}" if prefix + key in origins else ""
+        comment = f"  # {printable(origins[prefix + key])}" if prefix + key in origins else ""
         yield f"{key} = {_literal(values[key])}{comment}"
     for key, value in tables.items():
         named = value.items() if isinstance(value, Mapping) else [(None, value)]
@@ -45,5 +48,15 @@ def _literal(value: str | bool | int | float) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _printable(text: str) -> str:
+def quote(value: object) -> str:
+    """Return a value much as TOML would have it, shortened to what fits in a message."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as one line without anything that a terminal would act upon."""
     return "".join(c if c.isprintable() else "?" for c in text)
