@@ -72,6 +72,7 @@ class Ring:
         self._reserved = 0
         self.written = 0
         self.skipped = 0
+        self._nonfinite: tuple[tuple[int, int], ...] = ()  # absolute indices from, to; ascending
         self._closed = False
         # Written by the reader only.
         self._position = 0
@@ -101,12 +102,13 @@ class Ring:
 
     # Writer's side.
 
-    def write(self, samples: FloatArray, t_first_ns: int) -> None:
+    def write(self, samples: FloatArray, t_first_ns: int, has_nonfinite: bool = False) -> None:
         """Store consecutive audio; never blocks, overwrites the oldest.
 
         Args:
             samples: ``[n]`` float32, mono, at the ring's rate.
             t_first_ns: UTC of ``samples[0]`` by the source's clock.
+            has_nonfinite: Some of them replace NaN or infinite ones.
         """
         if samples.size == 0:
             return
@@ -115,6 +117,8 @@ class Ring:
             # not run backwards within an epoch, one sample is declared lost to begin a new one.
             self.skip(1)
             self._clock.observe(self.index_end, t_first_ns)
+        if has_nonfinite:
+            self._note_nonfinite(self.index_end, self.index_end + samples.size)
         piece_samples = max(1, self.capacity_samples // 4)
         for first in range(0, samples.size, piece_samples):
             self._store(samples[first : first + piece_samples])
@@ -162,6 +166,12 @@ class Ring:
 
     def _free_samples(self) -> int:
         return self.capacity_samples - (self.written - self._position)
+
+    def _note_nonfinite(self, start: int, end: int) -> None:
+        spans = [span for span in self._nonfinite if span[1] > self._index]
+        if spans and (spans[-1][1] == start or len(spans) == MAX_SEGMENTS):
+            start = spans.pop()[0]  # too many to tell apart: rather flag too much
+        self._nonfinite = (*spans, (start, end))
 
     def _store(self, samples: FloatArray) -> None:
         self._reserved = self.written + samples.size
@@ -229,9 +239,11 @@ class Ring:
             if self._reserved - self.capacity_samples <= self._position:
                 break  # the writer has not touched what we copied
         out[n_real:] = 0.0
-        hop = Hop(self._index, n_real, self._index - self._hop_end_index)
+        start, end = self._index, self._index + n_real
+        nonfinite = any(first < end and last > start for first, last in self._nonfinite)
+        hop = Hop(start, n_real, start - self._hop_end_index, nonfinite)
         self._move(self._position + n_real, segments)
-        self._hop_end_index = hop.sample_start + n_real
+        self._hop_end_index = end
         self.read += n_real
         self._space.set()
         return hop

@@ -327,6 +327,20 @@ def test_holes_that_can_be_remembered_cost_no_audio() -> None:
     assert ring.overrun_events == ring.discarded == 0
 
 
+def test_hops_with_replaced_samples_are_flagged_also_from_a_backlog() -> None:
+    ring = Ring(1000, RATE_HZ)
+    out = np.empty(10, np.float32)
+    for k in range(40):
+        if k == 30:
+            ring.skip(7)
+        ring.write(ramp(ring.index_end, 10), T0_NS, has_nonfinite=k in (3, 4, 9, 30))
+    flagged = []
+    while (hop := ring.read_hop(out)) is not None:
+        if hop.nonfinite:
+            flagged.append(hop.sample_start)
+    assert flagged == [30, 40, 90, 307]
+
+
 def test_impossible_sizes_are_refused() -> None:
     ring = Ring(100, RATE_HZ)
     with pytest.raises(ValueError, match="1 to 50 samples in this ring, not 51"):
