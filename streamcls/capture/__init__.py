@@ -1,0 +1,19 @@
+"""Capture: every way audio gets in, and the thread that carries it to the ring."""
+
+from streamcls.capture.factory import parse_source
+from streamcls.capture.feeder import Feeder
+from streamcls.capture.portaudio import InputDevice, list_devices
+from streamcls.capture.resample import Channel
+from streamcls.capture.source import EndOfStream, Source, SourceLost, SourceOptions
+
+__all__ = [
+    "Channel",
+    "EndOfStream",
+    "Feeder",
+    "InputDevice",
+    "Source",
+    "SourceLost",
+    "SourceOptions",
+    "list_devices",
+    "parse_source",
+]

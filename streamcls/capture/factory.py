@@ -1,0 +1,64 @@
+"""From what a person writes (``device:USB Audio``, ``file:dog.wav``) to a source.
+
+A new kind of source is one more entry in `SCHEMES`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from streamcls.capture.device import DeviceSource
+from streamcls.capture.file import FileSource
+from streamcls.capture.pipe import PipeSource
+from streamcls.capture.source import Source, SourceOptions
+from streamcls.errors import SourceError
+
+
+def _make_device(name: str, options: SourceOptions) -> Source:
+    return DeviceSource(name, options.sample_rate_hz, options.channels, options.sample_format)
+
+
+def _make_file(path: str, options: SourceOptions) -> Source:
+    if not path:
+        raise SourceError("file: needs a path, for example file:recording.wav")
+    return FileSource(Path(path).expanduser(), options.pace)
+
+
+def _make_pipe(rest: str, options: SourceOptions) -> Source:
+    if rest:
+        raise SourceError(
+            f"pipe:{rest} is not possible: pipe: takes nothing after the colon and reads standard "
+            "input; declare sample_rate_hz, channels and sample_format as options"
+        )
+    if options.sample_rate_hz is None:
+        raise SourceError("pipe: carries no rate; declare sample_rate_hz, for example 16000")
+    return PipeSource(
+        options.sample_rate_hz,
+        options.channels or 1,
+        options.sample_format or "s16le",
+    )
+
+
+SCHEMES: dict[str, tuple[str, Callable[[str, SourceOptions], Source]]] = {
+    "device": ("device[:NAME]", _make_device),
+    "file": ("file:PATH", _make_file),
+    "pipe": ("pipe:", _make_pipe),
+}
+"""Scheme -> how it is written, how it is made from what follows the colon."""
+
+
+def parse_source(spec: str, options: SourceOptions | None = None) -> Source:
+    """Return the source that `spec` names, not opened yet.
+
+    Args:
+        spec: ``SCHEME`` or ``SCHEME:REST``.
+        options: How to read it.
+
+    Raises:
+        SourceError: Unknown scheme, or a rest that the scheme does not take.
+    """
+    scheme, _, rest = spec.partition(":")
+    if scheme not in SCHEMES:
+        legal = ", ".join(form for form, _ in SCHEMES.values())
+        hint = f"; did you mean file:{spec}?" if Path(spec).is_file() else ""
+        raise SourceError(f"{spec!r} is not a source; choose one of {legal}{hint}")
+    return SCHEMES[scheme][1](rest, options or SourceOptions())

@@ -1,0 +1,168 @@
+"""The capture thread of one stream: source -> intake -> ring, kept alive for ever.
+
+The feeder's thread owns the source and is the ring's only writer. A source that breaks away is
+closed and opened again without end, with growing pauses, and the outage becomes a hole in the
+ring so that sample indices keep matching time. Every change of state, and at most once a second
+every loss, is told to `on_health`.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from streamcls.capture.intake import Intake
+from streamcls.capture.resample import Channel
+from streamcls.capture.source import EndOfStream, Source, SourceLost
+from streamcls.errors import SourceError
+from streamcls.ring import Ring
+from streamcls.types import Health, HealthState
+
+RETRY_FIRST_S = 0.5
+RETRY_LONGEST_S = 30.0
+SILENCE_S = 10.0
+"""So much digital silence is a muted or dead microphone, not a quiet room."""
+REPORT_PERIOD_S = 1.0
+
+
+class Feeder:
+    """Feeds one source into one ring on a thread of its own.
+
+    Args:
+        stream: Name of the stream, for reports.
+        source: Not open yet; belongs to the feeder from now on.
+        ring: At the model's rate; the feeder becomes its writer.
+        channel: Which native channel, or ``mix``.
+        on_health: Called on the feeder's thread; must not block.
+
+    Attributes:
+        state: The newest state reported.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        source: Source,
+        ring: Ring,
+        channel: Channel = 0,
+        on_health: Callable[[Health], None] = lambda health: None,
+    ) -> None:
+        self.stream = stream
+        self.source = source
+        self.ring = ring
+        self.state = HealthState.STARTING
+        self._on_health = on_health
+        self._stopping = threading.Event()
+        self._intake = Intake(ring, channel, self._stopping)
+        self._thread = threading.Thread(target=self._run, name=f"feeder {stream}", daemon=True)
+        self._told_losses = (0, 0, 0, 0)
+        self._losses_due_s = 0.0
+
+    def start(self) -> None:
+        """Begin to capture."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """End the capture and close the ring.
+
+        Returns:
+            False when the thread hangs in a driver and had to be left behind.
+        """
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        self.ring.close()
+        return not self._thread.is_alive()
+
+    def health(self, reason: str = "") -> Health:
+        """Return the state with the totals of this moment; any thread may ask."""
+        dropped, xruns, overruns, nonfinite = self._count_losses()
+        return Health(
+            stream=self.stream,
+            state=self.state,
+            captured_samples=self.ring.written,
+            dropped_samples=dropped,
+            xruns=xruns,
+            overruns=overruns,
+            nonfinite_samples=nonfinite,
+            reason=reason,
+        )
+
+    def _run(self) -> None:
+        self._enter(HealthState.STARTING, f"opening {self.source}")
+        try:
+            self._capture_for_ever()
+        except EndOfStream as end:
+            self._finish(HealthState.ENDED, str(end) or f"{self.source} was read to its end")
+        except SourceError as error:
+            self._finish(HealthState.FAILED, str(error))
+        except BaseException as error:  # a bug: loud on both ways, the stream and the log
+            self._finish(HealthState.FAILED, f"internal error: {error!r}")
+            raise
+        self.ring.close()
+
+    def _finish(self, state: HealthState, reason: str) -> None:
+        self.ring.close()
+        self._enter(state, reason)
+
+    def _capture_for_ever(self) -> None:
+        """Run capture after capture until stopped; the pause grows while nothing is delivered."""
+        attempt, retry_s = 0, RETRY_FIRST_S
+        while not self._stopping.is_set():
+            written = self.ring.written
+            try:
+                self._capture()
+            except SourceLost as error:
+                if self.ring.written > written:
+                    attempt, retry_s = 0, RETRY_FIRST_S
+                if attempt == 0:
+                    self._enter(HealthState.LOST, str(error))
+                attempt += 1
+                reason = f"attempt {attempt} in {retry_s:g} s; {error}"
+                self._enter(HealthState.RECOVERING, reason)
+            self._stopping.wait(retry_s)
+            retry_s = min(2 * retry_s, RETRY_LONGEST_S)
+
+    def _capture(self) -> None:
+        """Feed the ring from opening the source until it ends, is lost or nobody wants more."""
+        try:
+            self.source.open()
+            self._intake.begin(self.source.sample_rate_hz, can_wait=not self.source.live)
+            while not self._stopping.is_set():
+                block = self.source.read()
+                if block is not None:
+                    self._intake.take(block)
+                    self._judge_silence()
+                self._tell_losses()
+        finally:
+            self._intake.end()
+            self.source.close()
+
+    def _judge_silence(self) -> None:
+        if self._intake.silence_s >= SILENCE_S:
+            if self.state is not HealthState.SILENT:
+                self._enter(HealthState.SILENT, f"digital silence for {SILENCE_S:g} s; muted?")
+        elif self.state is not HealthState.LIVE:
+            self._enter(HealthState.LIVE, "audio arrives")
+
+    def _tell_losses(self) -> None:
+        losses = self._count_losses()
+        now_s = time.monotonic()
+        if losses != self._told_losses and now_s >= self._losses_due_s:
+            names = ("samples dropped", "xruns", "overruns", "samples not finite")
+            news = [
+                f"{new - old} {name}"
+                for name, new, old in zip(names, losses, self._told_losses, strict=True)
+                if new != old
+            ]
+            self._enter(self.state, ", ".join(news))
+
+    def _count_losses(self) -> tuple[int, int, int, int]:
+        ring, intake = self.ring, self._intake
+        dropped = ring.skipped + ring.discarded + ring.overrun_samples
+        return dropped, intake.xruns, ring.overrun_events, intake.nonfinite_samples
+
+    def _enter(self, state: HealthState, reason: str) -> None:
+        self.state = state
+        self._told_losses = self._count_losses()
+        self._losses_due_s = time.monotonic() + REPORT_PERIOD_S
+        self._on_health(self.health(reason))

@@ -1,0 +1,123 @@
+"""A sound file as a source: at the pace of a microphone or as fast as it is read.
+
+Runs wholly on the feeder's thread. Whatever libsndfile reads: WAV, FLAC, Ogg, MP3, ...
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from streamcls.capture.source import READ_WAIT_S, EndOfStream, Pace
+from streamcls.errors import SourceError
+from streamcls.types import Block
+from streamcls.units import NS_PER_S, samples_to_ns
+
+BLOCK_S = 0.02
+
+
+class FileSource:
+    """Blocks of 20 ms from a sound file.
+
+    The first sample has the time of opening (or `start_ns`), later ones follow by the file's
+    rate, whatever the pace.
+
+    Args:
+        path: The file.
+        pace: ``realtime`` hands a block over when a microphone would have: at its end.
+        start_ns: UTC of the first sample; None takes the moment of opening.
+    """
+
+    finite = True
+
+    def __init__(self, path: Path, pace: Pace = "realtime", start_ns: int | None = None) -> None:
+        self.path = path
+        self.live = pace == "realtime"
+        self.sample_rate_hz = 0
+        self.channels = 0
+        self._start_ns = start_ns
+        self._first_ns = 0
+        self._began_ns = 0  # monotonic
+        self._frames_read = 0
+        self._pending: Block | None = None
+        self._file: soundfile.SoundFile | None = None
+
+    def __str__(self) -> str:
+        return f"file:{self.path}"
+
+    def check(self) -> None:
+        """Look whether the file is there and can be decoded."""
+        self._load_header().close()
+
+    def open(self) -> None:
+        """Open the file and start its clock."""
+        self._file = self._load_header()
+        self.sample_rate_hz = self._file.samplerate
+        self.channels = self._file.channels
+        self._first_ns = time.time_ns() if self._start_ns is None else self._start_ns
+        self._began_ns = time.monotonic_ns()
+        self._frames_read = 0
+        self._pending = None
+
+    def read(self) -> Block | None:
+        """Return the next block; at real-time pace not before its last sample is due."""
+        block = self._pending or self._decode()
+        if self.live:
+            due_ns = self._began_ns + samples_to_ns(self._frames_read, self.sample_rate_hz)
+            wait_s = (due_ns - time.monotonic_ns()) / NS_PER_S
+            if wait_s > 0:
+                time.sleep(min(wait_s, READ_WAIT_S))
+            if wait_s > READ_WAIT_S:
+                self._pending = block
+                return None
+        self._pending = None
+        return block
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _decode(self) -> Block:
+        if self._file is None:
+            raise EndOfStream
+        n = max(1, round(BLOCK_S * self.sample_rate_hz))
+        try:
+            samples = self._file.read(n, dtype="float32", always_2d=True).astype(np.float32)
+        except soundfile.LibsndfileError as error:
+            at_s = self._frames_read / self.sample_rate_hz
+            raise SourceError(f"{self.path}: damaged at {at_s:.2f} s: {error}") from error
+        if samples.shape[0] == 0:
+            raise EndOfStream
+        elapsed_ns = samples_to_ns(self._frames_read, self.sample_rate_hz)
+        self._frames_read += samples.shape[0]
+        return Block(samples, self._first_ns + elapsed_ns)
+
+    def _load_header(self) -> soundfile.SoundFile:
+        if not self.path.exists():
+            raise SourceError(f"{self.path}: no such file; give the path of a sound file")
+        if self.path.is_dir():
+            raise SourceError(f"{self.path}: is a folder; give the path of a sound file")
+        if self.path.stat().st_size == 0:
+            raise SourceError(f"{self.path}: is empty (0 bytes); was it written to its end?")
+        try:
+            file = soundfile.SoundFile(self.path)
+        except soundfile.LibsndfileError as error:
+            reason = str(error).rpartition(": ")[2].strip() or str(error)
+            raise SourceError(
+                f"{self.path}: cannot be read as sound ({reason}); "
+                "WAV, FLAC, Ogg and MP3 files can; convert it, for example with ffmpeg"
+            ) from error
+        except TypeError as error:  # a name that says raw: there is no header to go by
+            raise SourceError(
+                f"{self.path}: raw audio has no header that tells its rate; "
+                "declare it and read it as a pipe: streamcls run --source pipe: < FILE"
+            ) from error
+        except OSError as error:
+            raise SourceError(f"{self.path}: {error.strerror}; check its permissions") from error
+        if file.frames == 0:
+            file.close()
+            raise SourceError(f"{self.path}: holds no audio (0 samples); record it again")
+        return file
