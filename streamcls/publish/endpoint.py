@@ -1,0 +1,147 @@
+"""Where a socket listens: which addresses are allowed, and binding with errors people can use.
+
+Shared by the publisher and the control socket; called once each, at start.
+"""
+
+import contextlib
+import errno
+import ipaddress
+import os
+import re
+import socket as posix_socket
+import stat
+from pathlib import Path
+
+import zmq
+
+from streamcls.errors import PublishError
+
+IPC_PATH_LIMIT_BYTES = zmq.IPC_PATH_MAX_LEN
+
+_TCP = re.compile(r"tcp://(?P<host>\[[^\]]*\]|[^:\[\]]+):(?P<port>\*|\d{1,5})")
+
+
+def check_bind(endpoint: str, insecure: bool) -> None:
+    """Refuse an endpoint that is malformed, or open to the network without protection.
+
+    Args:
+        endpoint: ``tcp://HOST:PORT`` (``*`` as port lets the system choose) or ``ipc://PATH``.
+        insecure: The user accepts that everyone who reaches the address may connect.
+
+    Raises:
+        PublishError: The endpoint is malformed, or not loopback while ``insecure`` is false.
+    """
+    if endpoint.startswith("ipc://"):
+        _check_ipc(endpoint)
+        return
+    match = _TCP.fullmatch(endpoint)
+    if match is None or (match["port"] != "*" and int(match["port"]) > 65535):
+        raise PublishError(
+            f"endpoint {endpoint!r} is not an address to listen on: use tcp://HOST:PORT with a "
+            "port from 0 to 65535 (such as tcp://127.0.0.1:5570) or ipc:///PATH"
+        )
+    if not insecure and not _is_loopback(match["host"]):
+        raise PublishError(
+            f"endpoint {endpoint!r} can be reached from other machines, and nothing on it is "
+            "encrypted or asks who connects: use tcp://127.0.0.1:PORT or ipc:///PATH, "
+            "or set insecure = true if everyone on that network may listen and control"
+        )
+
+
+def _check_ipc(endpoint: str) -> None:
+    path = endpoint.removeprefix("ipc://")
+    if not path:
+        raise PublishError("endpoint 'ipc://' names no file: use ipc:///PATH")
+    size_bytes = len(os.fsencode(path))
+    if size_bytes > IPC_PATH_LIMIT_BYTES:
+        raise PublishError(
+            f"endpoint {endpoint!r}: the path has {size_bytes} bytes, the system allows "
+            f"{IPC_PATH_LIMIT_BYTES}: use a shorter path"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host in ("localhost", "lo"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # a name, an interface or "*": could be anything
+        return False
+
+
+def socket_file(endpoint: str) -> Path | None:
+    """Return the file behind an ``ipc://`` endpoint; None for tcp, ``ipc://*`` and ``ipc://@``."""
+    path = endpoint.removeprefix("ipc://")
+    return None if path == endpoint or path == "*" or path.startswith("@") else Path(path)
+
+
+def bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
+    """Bind ``socket`` and return the actual endpoint (with the port the system chose).
+
+    Raises:
+        PublishError: The address is in use, not of this machine, or not permitted.
+    """
+    path = socket_file(endpoint)
+    if path is not None:
+        _clear_stale_socket(path, endpoint)
+    if endpoint.startswith("tcp://["):
+        socket.ipv6 = True
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise PublishError(_explain(endpoint, error)) from error
+    return socket.get_string(zmq.LAST_ENDPOINT)
+
+
+def _clear_stale_socket(path: Path, endpoint: str) -> None:
+    # libzmq deletes whatever is at the path before it binds: a running daemon would go deaf
+    # without notice, and a plain file would be lost. So look first.
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise PublishError(f"endpoint {endpoint!r}: {error.strerror}") from error
+    if not stat.S_ISSOCK(mode):
+        raise PublishError(
+            f"endpoint {endpoint!r}: {path} exists and is not a socket: "
+            "move the file away or use another path"
+        )
+    with posix_socket.socket(posix_socket.AF_UNIX, posix_socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            # Left by a process that did not end cleanly.
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        except OSError as error:
+            raise PublishError(f"endpoint {endpoint!r}: {error.strerror}") from error
+        else:
+            raise PublishError(_in_use(endpoint))
+
+
+def _in_use(endpoint: str) -> str:
+    return (
+        f"endpoint {endpoint!r} is in use by another process (another streamcls daemon?): "
+        "stop it or choose another endpoint"
+    )
+
+
+def _explain(endpoint: str, error: zmq.ZMQError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return _in_use(endpoint)
+        case errno.EACCES:
+            return (
+                f"endpoint {endpoint!r}: permission denied: use a port above 1023, "
+                "or a folder this user may write to"
+            )
+        case errno.ENOENT if endpoint.startswith("ipc://"):
+            return f"endpoint {endpoint!r}: the folder does not exist: create it first"
+        case errno.EADDRNOTAVAIL | errno.ENODEV:
+            return (
+                f"endpoint {endpoint!r}: this machine has no such address: "
+                "use 127.0.0.1 or an address that `ip address` lists"
+            )
+        case _:
+            return f"endpoint {endpoint!r} cannot be bound: {error.strerror}"
