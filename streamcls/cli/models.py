@@ -49,6 +49,8 @@ def _list(arguments: argparse.Namespace) -> int:
         names = ("name", "description", "labels", "licence")
         print(json.dumps([{name: getattr(h, name) for name in names} for h in headers], indent=2))
         return 0
+    if not headers:
+        print("no models are shipped with this copy; make one with `python -m train`")
     for header in headers:
         print(f"{header.name:<16} {len(header.labels):>4} classes   {header.description}")
     return 0
@@ -63,7 +65,7 @@ def _show(arguments: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2))
         return 0
     for name, value in facts.items():
-        print(f"{name:<18} {_text(value)}")
+        print(f"{name:<18} {_text(value, indent=19)}")
     return 0
 
 
@@ -88,10 +90,14 @@ def _describe(path: Path, header: "Header") -> dict[str, Any]:
     return facts
 
 
-def _text(value: object) -> str:
+def _text(value: object, indent: int) -> str:
+    """Return a value for people; the entries of a table of tables below each other."""
     match value:
+        case dict() if any(isinstance(below, dict) for below in value.values()):
+            lines = (f"{key}: {_text(below, indent + 2)}" for key, below in value.items())
+            return f"\n{' ' * indent}".join(lines)
         case dict():
-            return "  ".join(f"{key}={_text(below)}" for key, below in value.items()) or "-"
+            return "  ".join(f"{key}={_text(below, indent)}" for key, below in value.items()) or "-"
         case list():
             return " ".join(map(str, value)) or "-"
         case float():

@@ -1,0 +1,274 @@
+"""The real command line in a subprocess: exit statuses, messages, and what it does not load."""
+
+import ctypes.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+COMMANDS = (
+    "",
+    "run",
+    "demo",
+    "listen",
+    "devices",
+    "models",
+    "models list",
+    "models show",
+    "config",
+    "config check",
+    "config show",
+    "config schema",
+)
+TIMEOUT_S = 60
+
+
+def run_cli(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "streamcls", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=os.environ | environ,
+        check=False,
+    )
+
+
+def refuse(*arguments: str, **environ: str) -> str:
+    """Run the command line, check that it refuses as it should, and return what it said."""
+    result = run_cli(*arguments, **environ)
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert "error: " in result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_page(command: str):
+    result = run_cli(*command.split(), "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"usage: streamcls {command}".rstrip())
+    if command and " " not in command:
+        assert "example" in result.stdout
+
+
+def test_version_is_the_package_version():
+    pyproject = Path(__file__).parent.parent / "pyproject.toml"
+    version = tomllib.loads(pyproject.read_text())["project"]["version"]
+    assert run_cli("--version").stdout == f"streamcls {version}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "COMMAND"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["run", "--fast", "--realtime"], "not allowed with"),
+        (["run", "--source", "rtsp://camera"], "device[:NAME], file:PATH or pipe:"),
+        (["run", "--source", "pipe:"], "--rate"),
+        (["run", "--source", "pipe:", "--rate", "1"], "an integer from 4000 to 384000"),
+        (["run", "--fast"], "streams.mic.pace: for file: only"),
+        (["run", "--hop-ms", "0"], 'inference.hop_ms = "0" (flag): must be'),
+        (["run", "--endpoint", "tcp://*:5570"], "insecure = true"),
+        (["run", "--set", "inference.hop_ms"], "--set KEY=VALUE"),
+        (["run", "--set", "inference.hop=80"], "did you mean inference.hop_ms?"),
+        (["run", "/nonexistent.toml"], "No such file"),
+        (["config", "check", "/nonexistent.toml"], "No such file"),
+        (["listen", "--duration", "-1"], "positive number of seconds"),
+        (["listen", "--duration", "nan"], "positive number of seconds"),
+        (["models", "show", "nonexistent"], "unknown model 'nonexistent'"),
+        (["models", "show", "/nonexistent.safetensors"], "no such file"),
+        (["models", "show", __file__], "not a readable checkpoint"),
+    ],
+)
+def test_wrong_input_is_one_message_and_status_2(arguments: list[str], said: str):
+    assert said in refuse(*arguments)
+
+
+def test_config_check_prints_every_problem(tmp_path: Path):
+    path = tmp_path / "bad.toml"
+    path.write_text('modle = "x"\n[inference]\nhop_ms = 1\n[publish]\nencoding = "xml"\n')
+    said = refuse("config", "check", str(path), STREAMCLS_LOG__LEVEL="loud")
+    assert said.startswith("streamcls: error: 4 problems in the configuration:\n")
+    assert all(key in said for key in ("modle", "hop_ms", "encoding", "STREAMCLS_LOG__LEVEL"))
+    path.write_text("[streams.porch]\n")
+    result = run_cli("config", "check", str(path))
+    assert (result.returncode, result.stdout) == (0, f"{path}: ok, streams: porch\n")
+
+
+def test_every_flag_reaches_its_key_and_show_reads_back(tmp_path: Path):
+    flags = (
+        "--source pipe: --rate 8000 --channels 2 --format s24le --channel 1 --model digits "
+        "--hop-ms 160 --endpoint tcp://127.0.0.1:1 --control tcp://127.0.0.1:2 "
+        "--log-level debug --set publish.top_k=3"
+    )
+    shown = run_cli("config", "show", *flags.split())
+    assert tomllib.loads(shown.stdout) == {
+        "model": "digits",
+        "streams": {
+            "mic": {
+                "source": "pipe:",
+                "channel": 1,
+                "sample_rate_hz": 8000,
+                "channels": 2,
+                "sample_format": "s24le",
+            }
+        },
+        "inference": {"hop_ms": 160, "max_streams": 8, "ring_s": 2},
+        "publish": {
+            "endpoint": "tcp://127.0.0.1:1",
+            "control": "tcp://127.0.0.1:2",
+            "encoding": "json",
+            "top_k": 3,
+            "insecure": False,
+        },
+        "log": {"level": "debug"},
+    }
+    path = tmp_path / "shown.toml"
+    path.write_text(shown.stdout)
+    assert run_cli("config", "show", str(path)).stdout == shown.stdout
+
+
+def test_config_show_says_where_each_value_came_from(tmp_path: Path):
+    path = tmp_path / "given.toml"
+    path.write_text('[streams.a]\nsource = "file:a.wav"\n')
+    shown = run_cli(
+        "config", "show", str(path), "--origin", "--fast", STREAMCLS_INFERENCE__HOP_MS="160"
+    ).stdout
+    assert f'source = "file:a.wav"  # file {path}\n' in shown
+    assert 'pace = "fast"  # flag\n' in shown
+    assert "hop_ms = 160  # variable STREAMCLS_INFERENCE__HOP_MS\n" in shown
+    assert "top_k = 5  # default\n" in shown
+
+
+def test_config_schema_is_json():
+    assert json.loads(run_cli("config", "schema").stdout)["title"] == "streamcls configuration"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["config", "check", "given.toml"],
+        ["config", "show"],
+        ["devices", "--json"],
+        ["listen", "ipc:///nonexistent/socket", "--json", "--duration", "0.2"],
+    ],
+)
+def test_quick_commands_do_not_load_jax(arguments: list[str], tmp_path: Path):
+    (tmp_path / "given.toml").write_text('model = "digits"\n')
+    program = (
+        "import sys; from streamcls.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "finally: print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        cwd=tmp_path,
+        check=True,
+    )
+    loaded = {name.partition(".")[0] for name in result.stderr.splitlines()[-1].split()}
+    assert "streamcls" in loaded
+    assert loaded.isdisjoint({"jax", "jaxlib", "flax", "safetensors", "train"})
+
+
+def test_devices_lists_or_says_what_to_install():
+    result = run_cli("devices", "--json")
+    if ctypes.util.find_library("portaudio"):
+        assert isinstance(json.loads(result.stdout), list)
+        assert result.returncode == 0
+    else:
+        assert result.returncode == 2
+        assert "libportaudio2" in result.stderr
+
+
+def test_models_list_names_what_the_zoo_holds():
+    from streamcls.zoo import ZOO_DIRECTORY
+
+    result = run_cli("models", "list", "--json")
+    names = [model["name"] for model in json.loads(result.stdout)]
+    assert names == sorted(path.stem for path in ZOO_DIRECTORY.glob("*.safetensors"))
+    listing = run_cli("models", "list").stdout
+    assert all(name in listing for name in names)
+
+
+def test_models_show_says_how_the_model_is_served(tmp_path: Path):
+    from flax import nnx
+
+    from streamcls.checkpoint import Header, describe_window, save_checkpoint
+    from streamcls.models import build_model
+
+    model = build_model("tc_resnet_8", {}, 40, 3, nnx.Rngs(0))
+    header = Header(
+        name="mine",
+        description="Two words",
+        architecture="tc_resnet_8",
+        settings={},
+        front_end={
+            "sample_rate_hz": 8000,
+            "frame_samples": 200,
+            "hop_samples": 80,
+            "fmax_hz": 3800,
+        },
+        labels=["yes", "no", "unknown"],
+        window=describe_window(model),
+        licence="Apache-2.0",
+        metrics={"held out": {"accuracy": 0.5}},
+        creator="test",
+    )
+    path = tmp_path / "mine.safetensors"
+    save_checkpoint(path, model, header)
+    facts = json.loads(run_cli("models", "show", str(path), "--json").stdout)
+    assert facts["labels"] == ["yes", "no", "unknown"]
+    assert facts["hop_multiple_of_ms"] == 10 * header.window.stride_frames
+    assert facts["window"]["window_ms"] == 25 + 10 * (header.window.window_frames - 1)
+    assert facts["size_bytes"] == path.stat().st_size
+    text = run_cli("models", "show", str(path)).stdout
+    assert all(f"{name} " in text for name in facts)
+    assert "held out: accuracy=0.5" in text
+
+
+def test_listen_to_nobody_is_status_1():
+    result = run_cli("listen", "ipc:///nonexistent/socket", "--json", "--duration", "0.2")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "is the daemon running there?" in result.stderr
+
+
+def test_a_closed_output_ends_quietly():
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [sys.executable, "-m", "streamcls", "config", "schema"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+def test_interrupt_ends_quietly(tmp_path: Path):
+    fifo = tmp_path / "config.toml"
+    os.mkfifo(fifo)
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "streamcls", "config", "check", str(fifo)],
+            stderr=subprocess.PIPE,
+        ) as process,
+        fifo.open("w"),
+    ):  # opens once the command has, so it is past its start-up
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, said) == (130, b"")
