@@ -1,4 +1,4 @@
-"""The records that travel between the stages: capture -> ring -> engine -> publish.
+"""The records that travel between the stages: capture -> ring -> engine -> postprocess -> publish.
 
 Plain frozen dataclasses without behaviour, so that every stage can import them and none of
 the stages has to import another for a type.
@@ -85,6 +85,68 @@ class Prediction:
     level_dbfs: float
     flags: tuple[Flag, ...]
     probabilities: FloatArray
+
+
+class EventState(StrEnum):
+    """Where in its life an event is."""
+
+    ONSET = "onset"
+    UPDATE = "update"
+    OFFSET = "offset"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What is to be said about one detected sound; every onset is followed by one offset.
+
+    Attributes:
+        stream: Name of the stream.
+        id: The same in all records of one sound, never used again, not even after a restart.
+        state: First, intermediate or last record of the sound.
+        label: Class or group that sounded.
+        onset_ns: UTC when it began, ns since the epoch; the same in all records of the sound.
+        offset_ns: UTC when it ended, >= `onset_ns`; None until the offset.
+        peak_score: Largest smoothed probability since the onset.
+        mean_score: Mean over time of the smoothed probability since the onset.
+        reason: Of an offset, why the sound ended: ``score`` (fell below the offset threshold) or
+            why it was cut short: ``lost``, ``ended``, ``reload``, ``removed``, ``shutdown``.
+            Empty before.
+    """
+
+    stream: str
+    id: str
+    state: EventState
+    label: str
+    onset_ns: int
+    offset_ns: int | None
+    peak_score: float
+    mean_score: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A detection that was held back, reported once, when it is over.
+
+    Attributes:
+        stream: Name of the stream.
+        label: Class or group that would have been reported.
+        reason: ``below_threshold``, ``too_short``, ``not_confirmed``, ``cooldown`` or ``denied``.
+        detail: The value and the limit it failed, for people.
+        onset_ns: UTC when it began, ns since the epoch.
+        offset_ns: UTC when it was over.
+        peak_score: Largest smoothed probability in between.
+        threshold: Onset threshold in force.
+    """
+
+    stream: str
+    label: str
+    reason: str
+    detail: str
+    onset_ns: int
+    offset_ns: int
+    peak_score: float
+    threshold: float
 
 
 class HealthState(StrEnum):
