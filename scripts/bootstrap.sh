@@ -46,6 +46,7 @@ sys.exit(found is None or tuple(map(int, found.groups())) < (0, 6))'
 # then the package python3-pip, or else pip's own wheel from PyPI (checked by its digest), which
 # runs without being installed.
 any_pip() {
+    export PIP_ROOT_USER_ACTION=ignore
     if has_pip; then
         python3 -m pip "$@"
     elif python3 -m venv .uv/bootstrap >/dev/null 2>&1; then
@@ -77,8 +78,8 @@ sync_environment() {
     command -v python3 >/dev/null 2>&1 || die "python3 not found; install Python 3.11 or newer"
     uv=$(find_uv)
     # --inexact keeps what an earlier, larger setup has installed.
-    "$uv" sync --frozen --inexact "$@" || die "uv could not set up .venv (it needs Python 3.11 or \
-newer: it uses one from PATH or downloads one, and the packages of uv.lock)"
+    "$uv" sync --frozen --inexact "$@" || die "uv could not set up .venv (see above); it needs \
+the packages of uv.lock and Python 3.11 or newer, from PATH or downloaded"
 }
 
 missing_packages() {
