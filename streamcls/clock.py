@@ -22,7 +22,7 @@ SETTLING_S = 10.0
 """Right after the start the first observations may be wrong by a second (PulseAudio guesses
 its latency), so in this time corrections may be large: `SETTLING_SLEW`."""
 SETTLING_SLEW = 0.25
-STEP_NS = NS_PER_S
+STEP_NS = NS_PER_S // 2
 """A difference larger than this cannot be jitter ..."""
 STEP_CONFIRM_S = 3.0
 """... when it lasts for so much audio: the system clock was set, or the source paused."""

@@ -382,6 +382,14 @@ def test_a_clock_set_back_begins_a_new_epoch() -> None:
     assert abs(ring.time_ns(ring.index_end - 1600) - t_ns) < NS_PER_S // 1000
 
 
+def test_a_source_that_pauses_without_a_word_begins_a_new_epoch() -> None:
+    clock = StreamClock(RATE_HZ)
+    held = [clock.observe(k * 1600, T0_NS + k * NS_PER_S // 10) for k in range(200)]
+    paused_ns = T0_NS + 3 * NS_PER_S // 4
+    held += [clock.observe(k * 1600, paused_ns + k * NS_PER_S // 10) for k in range(200, 231)]
+    assert held == [True] * 230 + [False]
+
+
 def test_clock_follows_a_drifting_card_through_jitter_for_a_day() -> None:
     rng = random.Random(1)
     clock = StreamClock(RATE_HZ)
