@@ -87,13 +87,20 @@ class FileSource:
         try:
             samples = self._file.read(n, dtype="float32", always_2d=True).astype(np.float32)
         except soundfile.LibsndfileError as error:
-            at_s = self._frames_read / self.sample_rate_hz
-            raise SourceError(f"{self.path}: damaged at {at_s:.2f} s: {error}") from error
+            raise SourceError(self._describe_damage(str(error))) from error
         if samples.shape[0] == 0:
+            if self._file.seekable() and self._frames_read < self._file.frames:
+                raise SourceError(self._describe_damage("the rest cannot be decoded"))
             raise EndOfStream
         elapsed_ns = samples_to_ns(self._frames_read, self.sample_rate_hz)
         self._frames_read += samples.shape[0]
         return Block(samples, self._first_ns + elapsed_ns)
+
+    def _describe_damage(self, reason: str) -> str:
+        assert self._file is not None
+        at_s = self._frames_read / self.sample_rate_hz
+        all_s = self._file.frames / self.sample_rate_hz
+        return f"{self.path}: damaged at {at_s:.2f} s of {all_s:.2f} s ({reason}); copy it again"
 
     def _load_header(self) -> soundfile.SoundFile:
         if not self.path.exists():

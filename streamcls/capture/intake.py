@@ -32,13 +32,12 @@ class Intake:
         xruns: Driver overflows so far.
         nonfinite_samples: Native samples replaced by zeros because they were NaN, infinite or
             absurdly large.
-        silence_s: How long it has been digitally silent up to now.
     """
 
     def __init__(self, ring: Ring, channel: Channel, stopping: threading.Event) -> None:
         self.xruns = 0
         self.nonfinite_samples = 0
-        self.silence_s = 0.0
+        self._silent_frames = 0
         self._ring = ring
         self._channel: Channel = channel
         self._stopping = stopping
@@ -55,6 +54,11 @@ class Intake:
         self._piece_t_ns = 0
         self._has_nonfinite = False
 
+    @property
+    def silence_s(self) -> float:
+        """How long it has been digitally silent up to now."""
+        return self._silent_frames / self._native_rate_hz if self._silent_frames else 0.0
+
     def begin(self, native_rate_hz: int, can_wait: bool) -> None:
         """Prepare for the blocks of a source that was just opened.
 
@@ -67,7 +71,7 @@ class Intake:
         self._can_wait = can_wait
         self._base_index = None
         self._native_frames = 0
-        self.silence_s = 0.0
+        self._silent_frames = 0
 
     def take(self, block: Block) -> None:
         """Write one block; a loss in front of it becomes a hole.
@@ -120,9 +124,9 @@ class Intake:
             mono = np.where(good, mono, np.float32(0.0))
         self._has_nonfinite = n_bad > 0
         if n_bad or magnitude.max(initial=0.0) > SILENCE_PEAK:
-            self.silence_s = 0.0
+            self._silent_frames = 0
         else:
-            self.silence_s += mono.size / self._native_rate_hz
+            self._silent_frames += mono.size
         return mono
 
     def _write(self, samples: FloatArray) -> None:
