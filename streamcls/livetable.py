@@ -96,7 +96,7 @@ class LiveTable:
 
     def refresh(self, subscriber: Subscriber) -> None:
         """Draw."""
-        self._live.update(self._render(subscriber), refresh=True)
+        self._live.update(self.render(subscriber), refresh=True)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -108,7 +108,8 @@ class LiveTable:
     def _notice(self, message: Message | Gap, received_ns: int, style: str) -> None:
         self._notices.append(Text(" " + format_message(message, received_ns), style=style))
 
-    def _render(self, subscriber: Subscriber) -> RenderableType:
+    def render(self, subscriber: Subscriber) -> RenderableType:
+        """Return what the screen should show now."""
         is_gone = subscriber.silence_s > GONE_AFTER_S
         parts: list[RenderableType] = [self._headline(subscriber, is_gone), Text()]
         if self._rows:
@@ -117,18 +118,18 @@ class LiveTable:
         return Group(*parts)
 
     def _headline(self, subscriber: Subscriber, is_gone: bool) -> Text:
-        line = Text.assemble(" ", ("streamcls", "bold"), "  ", (subscriber.endpoint, "dim"))
+        line = Text(" ", no_wrap=True, overflow="ellipsis").append("streamcls", "bold")
         if math.isinf(subscriber.silence_s):
-            return line.append("  waiting for the daemon ...", "yellow")
-        if is_gone:
-            return line.append(f"  no sign of life for {subscriber.silence_s:.0f} s", "red")
-        if self._heartbeat is not None:
+            line.append("  waiting for the daemon ...", "yellow")
+        elif is_gone:
+            line.append(f"  no sign of life for {subscriber.silence_s:.0f} s", "red")
+        elif self._heartbeat is not None:
             minutes, seconds = divmod(int(self._heartbeat.uptime_s), 60)
             hours, minutes = divmod(minutes, 60)
-            line.append(f"  up {hours}:{minutes:02d}:{seconds:02d}", "dim")
+            line.append(f"  up {hours}:{minutes:02d}:{seconds:02d}", "green")
             if dropped := sum(self._heartbeat.dropped.values()):
                 line.append(f"  the daemon dropped {dropped} messages", "yellow")
-        return line
+        return line.append(f"  {subscriber.endpoint}", "dim")
 
     def _table(self, is_gone: bool) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
