@@ -279,8 +279,8 @@ def _connect(socket: zmq.Socket[Any], endpoint: str) -> None:
     socket.linger = 0
     socket.reconnect_ivl = 100
     socket.reconnect_ivl_max = 2000
-    # Notices a daemon's host that went away. Not ZMTP heartbeats: libzmq 4.3.5 aborts the
-    # process when one falls due on a connection that ended while its queue was full.
+    # Notices a daemon's host that went away. Not ZMTP heartbeats: with them on either side
+    # libzmq 4.3.5 aborts the process of a subscriber that stalls on a full queue.
     socket.tcp_keepalive = 1
     socket.tcp_keepalive_idle = 10
     socket.tcp_keepalive_intvl = 5

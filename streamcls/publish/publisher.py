@@ -183,8 +183,8 @@ class Publisher(SocketService):
         socket.maxmsgsize = SUBSCRIPTION_LIMIT_BYTES
         # Every subscription reaches us, also one that others have: it wants its last value.
         socket.setsockopt(zmq.XPUB_VERBOSE, 1)
-        # Finds hosts that went away. Not ZMTP heartbeats: with them libzmq 4.3.5 aborts a
-        # *subscriber's* process that resumes after its connection ended in a stall.
+        # Finds hosts that went away. Not ZMTP heartbeats: with them on either side libzmq 4.3.5
+        # aborts the process of a subscriber that stalls on a full queue.
         socket.tcp_keepalive = 1
         socket.tcp_keepalive_idle = 10
         socket.tcp_keepalive_intvl = 5
