@@ -80,6 +80,11 @@ class Engine:
         """The error that ended the thread, if one did."""
         return self._failure
 
+    @property
+    def idle(self) -> bool:
+        """No stream is left: every finite one was finished."""
+        return not self._streams
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()

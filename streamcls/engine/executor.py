@@ -116,9 +116,7 @@ class IncrementalExecutor:
         logits, memory = nnx.merge(self._graph, weights).step(mel, memory)
         scaled = logits / self._temperature
         probabilities = jax.nn.softmax(scaled) if self._single_label else jax.nn.sigmoid(scaled)
-        stepped = jax.tree.map(
-            lambda rows, new: rows.at[slots].set(new), state, (history, memory)
-        )
+        stepped = jax.tree.map(lambda rows, new: rows.at[slots].set(new), state, (history, memory))
         mean_square = jnp.mean(jnp.square(audio), axis=1, keepdims=True)
         peak = jnp.max(jnp.abs(audio), axis=1, keepdims=True)
         return stepped, jnp.concatenate([probabilities, mean_square, peak], axis=1)

@@ -89,9 +89,7 @@ def build_bc_resnet(
     config: BcResNetConfig, n_mels: int, n_classes: int, rngs: nnx.Rngs
 ) -> Classifier:
     """Build the network for ``n_mels`` mel bins and ``n_classes`` classes."""
-    stem, *stages, last = (
-        max(4, round(base * config.width)) for base in (16, 8, 12, 16, 20, 32)
-    )
+    stem, *stages, last = (max(4, round(base * config.width)) for base in (16, 8, 12, 16, 20, 32))
     conv = Conv(
         1,
         stem,

@@ -53,9 +53,7 @@ def resolve_settings(architecture: str, overrides: Mapping[str, Any] | None = No
     merged = msgspec.to_builtins(defaults)
     unknown = sorted(set(overrides or {}) - set(merged))
     if unknown:
-        raise ModelError(
-            f"{architecture}: unknown settings {unknown}; known are {sorted(merged)}"
-        )
+        raise ModelError(f"{architecture}: unknown settings {unknown}; known are {sorted(merged)}")
     try:
         return msgspec.convert({**merged, **(overrides or {})}, type(defaults))
     except msgspec.ValidationError as error:

@@ -1,0 +1,301 @@
+"""The daemon: wires the stages together and runs them; the only place that knows them all.
+
+Read from top to bottom it is the life of the process: `Daemon.__init__` checks everything that can
+be wrong before anything expensive happens, `start` opens sockets, compiles and captures, `serve`
+waits in the main thread, `shutdown` ends the stages in the order of the data's way.
+
+Threads: one feeder per stream writes its ring; the engine reads all rings; publisher and control
+own their sockets; the main thread only watches.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from streamcls.capture import Channel, Feeder, Source, SourceOptions, parse_source
+from streamcls.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from streamcls.config import Config, StreamConfig
+from streamcls.engine import (
+    Engine,
+    IncrementalExecutor,
+    choose_hop_samples,
+    enable_compilation_cache,
+)
+from streamcls.notify import Notifier
+from streamcls.publish.control import ControlServer
+from streamcls.publish.messages import Vocabulary
+from streamcls.publish.publisher import Publisher
+from streamcls.ring import Ring
+from streamcls.summary import Summary, report
+from streamcls.types import Health, HealthState
+from streamcls.units import samples_to_ms
+
+_WATCH_PERIOD_S = 0.2
+_STATUS_PERIOD_S = 5.0
+_RESTING = frozenset({HealthState.ENDED, HealthState.FAILED})
+_AWAY = _RESTING | {HealthState.LOST, HealthState.RECOVERING}
+
+log = logging.getLogger(__name__)
+
+
+def run_daemon(config: Config, summary_path: Path | None = None) -> int:
+    """Run until interrupted or until every source has ended.
+
+    Args:
+        config: Checked configuration.
+        summary_path: Where to write the final figures as JSON; ``-`` is standard output.
+
+    Returns:
+        Exit status: 0 after a regular end, 1 when a source failed for good.
+
+    Raises:
+        StreamclsError: Something named in the configuration cannot be used.
+    """
+    daemon = Daemon(config)
+    with _stop_on_signals(daemon), Notifier() as notifier:
+        try:
+            daemon.start()
+            daemon.serve(notifier)
+        finally:
+            notifier.stopping()
+            summary = daemon.shutdown()
+    report(summary, summary_path)
+    return 1 if summary.failed_streams else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A stream's capture side."""
+
+    source_spec: str
+    source: Source
+    ring: Ring
+    feeder: Feeder
+
+
+class Daemon:
+    """All stages of one configuration.
+
+    Args:
+        config: Checked configuration.
+
+    Raises:
+        CheckpointError: The model is unknown or damaged.
+        ModelError: The model does not allow the configured hop.
+        SourceError: A source can never work (devices that may still appear are not refused).
+        PublishError: An endpoint is malformed or refused.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._started_s = time.monotonic()
+        self.checkpoint: Checkpoint = load_checkpoint(find_checkpoint(config.model))
+        self._hop_samples = choose_hop_samples(self.checkpoint, config.inference.hop_ms)
+        sources = {name: _parse_source(name, stream) for name, stream in config.streams.items()}
+        for source in sources.values():
+            source.check()
+        header = self.checkpoint.header
+        self._publisher = Publisher(
+            config.publish.endpoint,
+            Vocabulary(header.name, tuple(header.labels)),
+            encoding=config.publish.encoding,
+            top_k=config.publish.top_k,
+            insecure=config.publish.insecure,
+        )
+        self._control = ControlServer(
+            config.publish.control,
+            {
+                "status": self._report_status,
+                "streams.list": self._list_streams,
+                "snapshot": lambda _: self._publisher.snapshot(),
+            },
+            insecure=config.publish.insecure,
+        )
+        self._streams = {
+            name: self._build_stream(name, config.streams[name], source)
+            for name, source in sources.items()
+        }
+        self._engine: Engine | None = None
+
+    def _build_stream(self, name: str, stream: StreamConfig, source: Source) -> _Stream:
+        rate_hz = self.checkpoint.front_end.sample_rate_hz
+        capacity_samples = max(
+            round(self._config.inference.ring_s * rate_hz), 2 * self._hop_samples
+        )
+        ring = Ring(capacity_samples, rate_hz, self._wake.set)
+        channel: Channel = stream.channel
+        feeder = Feeder(name, source, ring, channel, self._take_health)
+        return _Stream(stream.source, source, ring, feeder)
+
+    def _take_health(self, health: Health) -> None:
+        """Publish and log a change of a stream's state (in the feeder's thread)."""
+        self._publisher.publish_health(health)
+        serious = health.state in _AWAY - {HealthState.ENDED}
+        level = logging.WARNING if serious else logging.INFO
+        log.log(level, "stream %s is %s: %s", health.stream, health.state, health.reason)
+
+    def start(self) -> None:
+        """Bind the sockets, compile every bucket, then capture.
+
+        The sockets come first: an address in use is found before seconds of compiling, and
+        subscribers that are already waiting miss nothing.
+        """
+        self._publisher.start()
+        self._control.start()
+        log.info(
+            "publishing on %s, control on %s", self._publisher.endpoint, self._control.endpoint
+        )
+        if enable_compilation_cache() is None:
+            log.warning("no writable compilation cache: every start compiles anew")
+        began_s = time.monotonic()
+        executor = IncrementalExecutor(
+            self.checkpoint, self._hop_samples, self._config.inference.max_streams
+        )
+        executor.warm_up()
+        rate_hz = self.checkpoint.front_end.sample_rate_hz
+        log.info(
+            "model %s ready in %.1f s: a prediction every %g ms over a window of %g ms",
+            self.checkpoint.header.name,
+            time.monotonic() - began_s,
+            samples_to_ms(self._hop_samples, rate_hz),
+            samples_to_ms(executor.window_samples, rate_hz),
+        )
+        self._engine = Engine(
+            executor, self._wake, self._publisher.publish_prediction, on_end=lambda _: None
+        )
+        for name, stream in self._streams.items():
+            self._engine.add_stream(name, stream.ring)
+        self._engine.start()
+        for stream in self._streams.values():
+            stream.feeder.start()
+
+    def serve(self, notifier: Notifier) -> None:
+        """Watch over the stages until something asks to stop or every source has ended.
+
+        Raises:
+            Exception: What ended the engine's thread, if it died.
+        """
+        assert self._engine is not None
+        ready = False
+        watched_ticks, watchdog_due_s, status_due_s = -1, 0.0, 0.0
+        while not self._stopping.wait(_WATCH_PERIOD_S):
+            if self._engine.failure is not None:
+                raise self._engine.failure
+            if self._finished():
+                return
+            now_s = time.monotonic()
+            if not ready and all(s is not HealthState.STARTING for s in self._states()):
+                notifier.ready(self._describe())
+                ready = True
+            # Fed by completed windows; while no source is there, none can be expected.
+            interval_s = notifier.watchdog_interval_s
+            if interval_s is not None and now_s >= watchdog_due_s:
+                progressed = self._engine.ticks != watched_ticks
+                if progressed or all(state in _AWAY for state in self._states()):
+                    notifier.watchdog()
+                    watched_ticks, watchdog_due_s = self._engine.ticks, now_s + interval_s / 2
+            if ready and now_s >= status_due_s:
+                notifier.status(self._describe())
+                status_due_s = now_s + _STATUS_PERIOD_S
+
+    def stop(self) -> None:
+        """Ask `serve` to return; from any thread or a signal handler."""
+        self._stopping.set()
+
+    def shutdown(self) -> Summary:
+        """End capture, then the engine, then the sockets; return the final figures."""
+        for name, stream in self._streams.items():
+            if not stream.feeder.stop():
+                log.warning("stream %s: its driver hangs and was left behind", name)
+        if self._engine is not None:
+            self._engine.stop()
+        self._control.close()
+        self._publisher.close()
+        return self._summarise()
+
+    def _finished(self) -> bool:
+        """Every source has ended or failed for good, and the engine has read what they left."""
+        return all(
+            stream.feeder.state in _RESTING and stream.ring.ended
+            for stream in self._streams.values()
+        ) and (self._engine is None or self._engine.idle)
+
+    def _states(self) -> Iterator[HealthState]:
+        return (stream.feeder.state for stream in self._streams.values())
+
+    def _describe(self) -> str:
+        """Return one line for ``systemctl status``."""
+        assert self._engine is not None
+        live = sum(state in (HealthState.LIVE, HealthState.SILENT) for state in self._states())
+        latency_ms = self._engine.latency.percentile(99) * 1000
+        return (
+            f"{live}/{len(self._streams)} streams live, {self._engine.windows} windows, "
+            f"latency p99 {latency_ms:.0f} ms"
+        )
+
+    def _summarise(self) -> Summary:
+        publisher = self._publisher.stats()
+        return Summary.collect(
+            model=self.checkpoint.header.name,
+            uptime_s=time.monotonic() - self._started_s,
+            windows=self._engine.windows if self._engine else 0,
+            latency=self._engine.latency if self._engine else None,
+            health=[stream.feeder.health() for stream in self._streams.values()],
+            messages_sent=publisher["sent"],
+            messages_dropped=sum(publisher["dropped"].values()),
+        )
+
+    def _report_status(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Control method ``status``."""
+        front_end = self.checkpoint.front_end
+        return {
+            "model": self.checkpoint.header.name,
+            "labels": self.checkpoint.header.labels,
+            "hop_ms": samples_to_ms(self._hop_samples, front_end.sample_rate_hz),
+            "publisher": self._publisher.stats(),
+            "summary": self._summarise(),
+        }
+
+    def _list_streams(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+        """Control method ``streams.list``."""
+        return [
+            {"source": stream.source_spec, "health": stream.feeder.health()}
+            for stream in self._streams.values()
+        ]
+
+
+def _parse_source(name: str, stream: StreamConfig) -> Source:
+    options = SourceOptions(
+        pace=stream.pace or "realtime",
+        sample_rate_hz=stream.sample_rate_hz,
+        channels=stream.channels,
+        sample_format=stream.sample_format,
+    )
+    return parse_source(stream.source, options)
+
+
+@contextmanager
+def _stop_on_signals(daemon: Daemon) -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the daemon in order; a second SIGINT interrupts at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        daemon.stop()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
