@@ -88,6 +88,22 @@ def test_defaults_that_depend_on_the_source_are_filled_in(tmp_path: Path):
     assert config.streams["d"] == StreamConfig()
 
 
+def test_remote_and_network_sources_are_accepted(tmp_path: Path):
+    config = load_text(
+        tmp_path,
+        '[streams.pi]\nsource = "remote:"\n[streams.p2]\nsource = "remote:kitchen"\n'
+        '[streams.cam]\nsource = "rtsp://me:secret@camera:554/live"\n'
+        '[streams.radio]\nsource = "https://radio.example/a.ogg?key=1"\n',
+    )
+    assert [stream.source.partition(":")[2][:8] for stream in config.streams.values()] == [
+        "pi",  # by default senders know a stream by its own name
+        "kitchen",
+        "//me:sec",
+        "//radio.",
+    ]
+    assert config.ingest.endpoint == "tcp://127.0.0.1:5572"
+
+
 def test_flags_over_environment_over_file_over_defaults(example: Path):
     environ = {
         "STREAMCLS_MODEL": "from-environment",
@@ -137,7 +153,7 @@ modle = "x"
 hop_ms = 3
 [streams."a b"]
 [streams.porch]
-source = "rtsp://camera"
+source = "gopher://camera"
 chanel = 2
 channel = -1
 [streams.street]
@@ -180,7 +196,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path):
         ('publish.encoding = "xml"', '"json", "msgpack"'),
         ("publish.top_k = 1.5", "an integer from 0 to 10000"),
         ("[log.level]", "not a table"),
-        ('streams.porch.source = "rtsp://camera"', "device[:NAME], file:PATH or pipe:"),
+        ('streams.porch.source = "gopher://camera"', "device[:NAME], file:PATH, pipe:, remote:"),
         ('streams.street.source = "file:"', "file:PATH"),
         ("streams.street.sample_rate_hz", "for pipe: and device: only"),
         ("streams.phone.sample_rate_hz", "missing"),
@@ -227,6 +243,25 @@ def test_every_problem_is_reported_at_once(tmp_path: Path):
             'publish.control = "tcp://127.0.0.1:5570"',
             'publish.control = "tcp://127.0.0.1:5570": the same as publish.endpoint',
         ),
+        (
+            'ingest.endpoint = "tcp://127.0.0.1:5571"',
+            'ingest.endpoint = "tcp://127.0.0.1:5571": the same as publish.control',
+        ),
+        ('ingest.endpoint = "tcp://0.0.0.0:5572"', "ingest.endpoint: endpoint 'tcp://0.0.0.0:55"),
+        ('[streams.m]\nsource = "rtsp://"', "streams.m.source: names no host; write rtsp://HOST"),
+        (
+            '[streams.m]\nsource = "http://me:secret@camera/a"\npace = "fast"',
+            "streams.m.pace: for file: only, but the source is http:; remove it",
+        ),
+        (
+            '[streams.m]\nsource = "remote:a b"',
+            'streams.m.source = "remote:a b": senders give names of up to 64 letters',
+        ),
+        (
+            '[streams.m]\nsource = "remote:"\n[streams.n]\nsource = "remote:m"',
+            "streams.n.source: m already takes the audio of the sender m",
+        ),
+        ('[streams.m]\nsource = "remote:"\nchannel = 1', "streams.m.channel = 1: there are 1"),
         ("= 3", "{path}: not valid TOML: "),
         ("a = " + "[" * 100_000, "{path}: not valid TOML: "),
         ("a = " + "1" * 5000, "{path}: not valid TOML: "),

@@ -16,6 +16,7 @@ from streamcls.config.reader import Reader
 from streamcls.config.schema import (
     Config,
     InferenceConfig,
+    IngestConfig,
     LogConfig,
     PublishConfig,
     StreamConfig,
@@ -27,6 +28,7 @@ from streamcls.errors import ConfigError
 __all__ = [
     "Config",
     "InferenceConfig",
+    "IngestConfig",
     "LogConfig",
     "PublishConfig",
     "StreamConfig",

@@ -6,14 +6,17 @@ stride?) or the machine (does the device exist?) is checked by whoever opens it.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from streamcls.config.schema import Config, PublishConfig, StreamConfig
+from streamcls.config.schema import STREAM_NAME_PATTERN, Config, StreamConfig
 from streamcls.errors import PublishError
 from streamcls.publish.endpoint import check_bind
 
-SCHEMES = ("device", "file", "pipe")
+NETWORK_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp")
+SCHEMES = ("device", "file", "pipe", "remote", *NETWORK_SCHEMES)
 _DEVICE_FORMATS = ("s16le", "f32le")
 _KEYS_BY_KIND = {
     "pace": ("file:",),
@@ -39,17 +42,18 @@ def find_problems(config: Config) -> Iterator[Problem]:
     """Yield everything that is wrong between the keys of ``config``."""
     for name, stream in config.streams.items():
         yield from _check_stream(f"streams.{name}", stream)
+    yield from _check_remotes(config)
     yield from _check_inference(config)
-    yield from _check_publish(config.publish)
+    yield from _check_endpoints(config)
 
 
 def settle(config: Config) -> Config:
     """Fill in the defaults that depend on the kind of source."""
-    streams = {name: _settle_stream(stream) for name, stream in config.streams.items()}
+    streams = {name: _settle_stream(name, stream) for name, stream in config.streams.items()}
     return dataclasses.replace(config, streams=streams)
 
 
-def _settle_stream(stream: StreamConfig) -> StreamConfig:
+def _settle_stream(name: str, stream: StreamConfig) -> StreamConfig:
     match scheme(stream.source):
         case "file":
             return dataclasses.replace(stream, pace=stream.pace or "realtime")
@@ -59,8 +63,15 @@ def _settle_stream(stream: StreamConfig) -> StreamConfig:
                 channels=stream.channels or 1,
                 sample_format=stream.sample_format or "s16le",
             )
+        case "remote":
+            return dataclasses.replace(stream, source=f"remote:{remote_name(name, stream)}")
         case _:
             return stream
+
+
+def remote_name(name: str, stream: StreamConfig) -> str:
+    """Return the name by which a sender knows a ``remote:`` stream: by default its own."""
+    return stream.source.partition(":")[2] or name
 
 
 def _check_stream(prefix: str, stream: StreamConfig) -> Iterator[Problem]:
@@ -70,7 +81,7 @@ def _check_stream(prefix: str, stream: StreamConfig) -> Iterator[Problem]:
         yield Problem(
             (source,),
             f'{source} = "{stream.source}": unknown kind of source; write device[:NAME], '
-            f"file:PATH or pipe:",
+            f"file:PATH, pipe:, remote:[NAME], http(s)://HOST/PATH or rtsp://HOST/PATH",
         )
         return
     if kind == "file" and not rest:
@@ -81,12 +92,21 @@ def _check_stream(prefix: str, stream: StreamConfig) -> Iterator[Problem]:
             f'{source} = "{stream.source}": takes nothing after the colon; write pipe: and feed '
             f"standard input",
         )
+    if kind == "remote" and rest and not re.match(STREAM_NAME_PATTERN, rest):
+        yield Problem(
+            (source,),
+            f'{source} = "{stream.source}": senders give names of up to 64 letters, digits, _ and '
+            f"-, starting with a letter or digit; write remote:NAME, or remote: for the stream's",
+        )
+    if kind in NETWORK_SCHEMES and not _has_host(stream.source):
+        # Without the value: it may hold a password.
+        yield Problem((source,), f"{source}: names no host; write {kind}://HOST[:PORT]/PATH")
     for key, kinds in _KEYS_BY_KIND.items():
         if f"{kind}:" not in kinds and getattr(stream, key) is not None:
             yield Problem(
                 (source, f"{prefix}.{key}"),
                 f"{prefix}.{key}: for {' and '.join(kinds)} only, but the source is "
-                f'"{stream.source}"; remove it',
+                f"{kind}:; remove it",
             )
     if kind == "pipe" and stream.sample_rate_hz is None:
         rate = f"{prefix}.sample_rate_hz"
@@ -100,13 +120,36 @@ def _check_stream(prefix: str, stream: StreamConfig) -> Iterator[Problem]:
             f'{prefix}.sample_format = "{stream.sample_format}": a device is read as '
             f"{' or '.join(_DEVICE_FORMATS)}; use one of them or remove it",
         )
-    channels = stream.channels or (1 if kind == "pipe" else None)
+    channels = stream.channels or (1 if kind in ("pipe", "remote") else None)
     if channels is not None and stream.channel != "mix" and stream.channel >= channels:
         yield Problem(
             (source, f"{prefix}.channel", f"{prefix}.channels"),
             f"{prefix}.channel = {stream.channel}: there are {channels} channels, counted from "
             f'0; use 0 to {channels - 1} or "mix", or raise {prefix}.channels',
         )
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _check_remotes(config: Config) -> Iterator[Problem]:
+    owners: dict[str, str] = {}
+    for name, stream in config.streams.items():
+        if scheme(stream.source) != "remote":
+            continue
+        remote = remote_name(name, stream)
+        first = owners.setdefault(remote, name)
+        if first != name:
+            yield Problem(
+                (f"streams.{first}.source", f"streams.{name}.source"),
+                f"streams.{name}.source: {first} already takes the audio of the sender {remote}; "
+                f"give each remote: another name",
+            )
 
 
 def _check_inference(config: Config) -> Iterator[Problem]:
@@ -131,17 +174,18 @@ def _check_inference(config: Config) -> Iterator[Problem]:
         )
 
 
-def _check_publish(publish: PublishConfig) -> Iterator[Problem]:
-    for key, endpoint in (
-        ("publish.endpoint", publish.endpoint),
-        ("publish.control", publish.control),
-    ):
+def _check_endpoints(config: Config) -> Iterator[Problem]:
+    endpoints = {
+        "publish.endpoint": config.publish.endpoint,
+        "publish.control": config.publish.control,
+        "ingest.endpoint": config.ingest.endpoint,
+    }
+    owners: dict[str, str] = {}
+    for key, endpoint in endpoints.items():
         try:
-            check_bind(endpoint, publish.insecure)
+            check_bind(endpoint, config.publish.insecure)
         except PublishError as error:
             yield Problem((key, "publish.insecure"), f"{key}: {error}")
-    if publish.endpoint == publish.control and not publish.endpoint.endswith((":*", ":0")):
-        yield Problem(
-            ("publish.endpoint", "publish.control"),
-            f'publish.control = "{publish.control}": the same as publish.endpoint; use another',
-        )
+        first = owners.setdefault(endpoint, key)
+        if first != key and not endpoint.endswith((":*", ":0")):
+            yield Problem((first, key), f'{key} = "{endpoint}": the same as {first}; use another')

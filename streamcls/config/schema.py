@@ -30,7 +30,11 @@ class StreamConfig:
     """``[streams.NAME]``: where the audio of one stream comes from."""
 
     source: Annotated[
-        Text, Meta(description="device[:NAME], file:PATH or pipe: (raw PCM on standard input).")
+        Text,
+        Meta(
+            description="device[:NAME], file:PATH, pipe: (raw PCM on standard input), "
+            "remote:[NAME] (from `streamcls send`), http(s)://... or rtsp://..."
+        ),
     ] = "device:"
     channel: Annotated[
         Channel, Meta(description='Channel to classify, from 0; "mix" averages all of them.')
@@ -92,6 +96,16 @@ class PublishConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class IngestConfig:
+    """``[ingest]``: where `streamcls send` delivers audio for ``remote:`` streams."""
+
+    endpoint: Annotated[
+        Text,
+        Meta(description="tcp://HOST:PORT or ipc://PATH; bound when a stream is remote:."),
+    ] = "tcp://127.0.0.1:5572"
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """``[log]``: what the daemon says on standard error."""
 
@@ -117,6 +131,7 @@ class Config:
     )
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
     log: LogConfig = field(default_factory=LogConfig)
     origins: Mapping[str, str] = field(
         default_factory=dict, compare=False, repr=False, metadata={"key": False}
