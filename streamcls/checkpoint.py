@@ -6,14 +6,12 @@ shapes, types and finiteness, and executes nothing from the file. Writing is ato
 fsync, rename.
 """
 
-import json
-import math
 import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import msgspec
@@ -25,49 +23,29 @@ from safetensors.numpy import save
 
 from streamcls.errors import CheckpointError, ModelError
 from streamcls.features import FrontEnd, front_end_from_dict
+from streamcls.header import (
+    METADATA_KEY,
+    Header,
+    WindowGeometry,
+    find_checkpoint,
+    find_header_problems,
+    list_shipped,
+    read_header,
+    unreadable,
+)
 from streamcls.models import Classifier, build_model
-from streamcls.zoo import ZOO_DIRECTORY
 
-SCHEMA = "streamcls-checkpoint/1"
-_METADATA_KEY = "streamcls"
-_MAX_FILE_BYTES = 2 << 30
-_SUFFIX = ".safetensors"
-
-
-class WindowGeometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """R, S, n and W of the stored network; checked against the layers at load time."""
-
-    receptive_frames: int
-    stride_frames: int
-    n_steps: int
-    window_frames: int
-
-
-class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checkpoint says about itself."""
-
-    schema: str = SCHEMA
-    name: str
-    description: str
-    architecture: str
-    settings: dict[str, Any]
-    """Overrides of the architecture's default settings."""
-    front_end: dict[str, Any]
-    labels: list[str]
-    unknown_labels: list[str] = []
-    """Labels that mean "nothing I know": background, silence, other words."""
-    task: Literal["single-label", "multi-label"] = "single-label"
-    window: WindowGeometry
-    temperature: float = 1.0
-    """Logits are divided by it before the softmax or sigmoid."""
-    thresholds: dict[str, float] = {}
-    """Per label: the probability from which a detection counts."""
-    licence: str
-    training: dict[str, Any] = {}
-    """Data, groups held out, recipe, command, date."""
-    metrics: dict[str, Any] = {}
-    """Measured scores with the names of the sets they were measured on."""
-    creator: str
+__all__ = [
+    "Checkpoint",
+    "Header",
+    "WindowGeometry",
+    "describe_window",
+    "find_checkpoint",
+    "list_shipped",
+    "load_checkpoint",
+    "read_header",
+    "save_checkpoint",
+]
 
 
 @dataclass(frozen=True)
@@ -90,40 +68,6 @@ def describe_window(model: Classifier) -> WindowGeometry:
     )
 
 
-def list_shipped() -> list[str]:
-    """Return the names of the checkpoints that come with streamcls, sorted."""
-    return sorted(path.stem for path in ZOO_DIRECTORY.glob(f"*{_SUFFIX}"))
-
-
-def find_checkpoint(name_or_path: str) -> Path:
-    """Resolve a shipped model's name or a path to an existing file.
-
-    Raises:
-        CheckpointError: Neither a shipped name nor an existing file.
-    """
-    looks_like_path = os.sep in name_or_path or name_or_path.endswith(_SUFFIX)
-    path = Path(name_or_path).expanduser()
-    if not looks_like_path:
-        path = ZOO_DIRECTORY / f"{name_or_path}{_SUFFIX}"
-    if path.is_file():
-        return path
-    shipped = ", ".join(list_shipped()) or "none"
-    what = f"no such file: {path}" if looks_like_path else f"unknown model {name_or_path!r}"
-    raise CheckpointError(
-        f"{what}; shipped models: {shipped}; or give the path of a {_SUFFIX} file"
-    )
-
-
-def read_header(path: Path) -> Header:
-    """Read and validate the header alone (cheap: no tensor is touched).
-
-    Raises:
-        CheckpointError: Unreadable, damaged, or of another schema.
-    """
-    header, _ = _open(path, with_tensors=False)
-    return header
-
-
 def load_checkpoint(path: Path) -> Checkpoint:
     """Load and validate a checkpoint.
 
@@ -137,7 +81,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: Unreadable, damaged, of another schema, or its tensors do not fit the
             architecture it names.
     """
-    header, tensors = _open(path, with_tensors=True)
+    header = read_header(path)
+    tensors = _read_tensors(path)
     try:
         front_end = front_end_from_dict(header.front_end)
         model = nnx.eval_shape(
@@ -167,13 +112,13 @@ def save_checkpoint(path: Path, model: Classifier, header: Header) -> None:
     Raises:
         CheckpointError: The header contradicts the model, or the folder is not writable.
     """
-    problems = _header_problems(header)
+    problems = find_header_problems(header)
     if header.window != describe_window(model):
         problems.append(f"window is {header.window}, the model has {describe_window(model)}")
     if problems:
         raise CheckpointError(f"{path}: {'; '.join(problems)}")
     tensors = {name: np.asarray(value) for name, value in _flat_weights(model).items()}
-    data = save(tensors, metadata={_METADATA_KEY: msgspec.json.encode(header).decode()})
+    data = save(tensors, metadata={METADATA_KEY: msgspec.json.encode(header).decode()})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
@@ -187,65 +132,12 @@ def save_checkpoint(path: Path, model: Classifier, header: Header) -> None:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _open(path: Path, with_tensors: bool) -> tuple[Header, dict[str, NDArray[Any]]]:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
-    if size > _MAX_FILE_BYTES:
-        raise CheckpointError(f"{path} has {size} bytes, the limit is {_MAX_FILE_BYTES}")
+def _read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names} if with_tensors else {}
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint ({error}); it may be truncated: copy it again"
-        ) from None
-    if _METADATA_KEY not in metadata:
-        raise CheckpointError(
-            f"{path} is a safetensors file without a streamcls header; "
-            f"make one with 'python -m train export'"
-        )
-    return _decode_header(path, metadata[_METADATA_KEY]), tensors
-
-
-def _decode_header(path: Path, text: str) -> Header:
-    try:
-        schema = json.loads(text).get("schema")
-        if schema != SCHEMA:
-            raise CheckpointError(
-                f"{path} has schema {schema!r}, this version reads {SCHEMA!r}; export the model "
-                f"again with this version or install the one that wrote it"
-            )
-        header = msgspec.json.decode(text, type=Header)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged header ({error})") from None
-    problems = _header_problems(header)
-    if problems:
-        raise CheckpointError(f"{path}: {'; '.join(problems)}")
-    return header
-
-
-def _header_problems(header: Header) -> list[str]:
-    problems = []
-    labels = set(header.labels)
-    if len(header.labels) < 2 or len(labels) != len(header.labels):
-        problems.append(f"labels must be at least two different names, got {header.labels}")
-    if any(not label or len(label) > 128 for label in header.labels):
-        problems.append("a label must have 1 to 128 characters")
-    for field, names in (
-        ("unknown_labels", header.unknown_labels),
-        ("thresholds", header.thresholds),
-    ):
-        if strangers := sorted(set(names) - labels):
-            problems.append(f"{field} names {strangers}, which are no labels of the model")
-    if not (math.isfinite(header.temperature) and header.temperature > 0):
-        problems.append(f"temperature is {header.temperature}, must be a positive number")
-    if bad := {name: t for name, t in header.thresholds.items() if not 0 <= t <= 1}:
-        problems.append(f"thresholds {bad} are outside 0..1")
-    return problems
+        raise unreadable(path, error) from None
 
 
 def _variables(model: Classifier) -> dict[str, nnx.Variable]:

@@ -100,7 +100,7 @@ class Daemon:
         self._started_s = time.monotonic()
         self.checkpoint: Checkpoint = load_checkpoint(find_checkpoint(config.model))
         self._hop_samples = choose_hop_samples(self.checkpoint, config.inference.hop_ms)
-        sources = {name: _parse_source(name, stream) for name, stream in config.streams.items()}
+        sources = {name: _parse_source(stream) for name, stream in config.streams.items()}
         for source in sources.values():
             source.check()
         header = self.checkpoint.header
@@ -173,7 +173,8 @@ class Daemon:
             executor, self._wake, self._publisher.publish_prediction, on_end=lambda _: None
         )
         for name, stream in self._streams.items():
-            self._engine.add_stream(name, stream.ring)
+            is_paced = self._config.streams[name].pace != "fast"
+            self._engine.add_stream(name, stream.ring, is_paced)
         self._engine.start()
         for stream in self._streams.values():
             stream.feeder.start()
@@ -273,7 +274,7 @@ class Daemon:
         ]
 
 
-def _parse_source(name: str, stream: StreamConfig) -> Source:
+def _parse_source(stream: StreamConfig) -> Source:
     options = SourceOptions(
         pace=stream.pace or "realtime",
         sample_rate_hz=stream.sample_rate_hz,

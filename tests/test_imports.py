@@ -18,6 +18,7 @@ STAGES = (
     "capture",
     "features",
     "models",
+    "header",
     "checkpoint",
     "engine",
     "postprocess",
@@ -26,7 +27,7 @@ STAGES = (
 """Earlier before later; the capture thread writes into the ring, so the ring comes first."""
 CLIENTS = ("inbox", "client", "textline", "livetable", "listen")
 CLIENT_SIDE = {"publish.schema", *CLIENTS}
-DAEMON_SIDE = {*FOUNDATION, *STAGES, "config", "notify", "daemon"}
+DAEMON_SIDE = {*FOUNDATION, *STAGES, "config", "notify", "summary", "daemon"}
 
 ALLOWED: dict[str, set[str]] = {
     "": set(),  # streamcls/__init__.py runs before every import of anything else
@@ -40,13 +41,14 @@ ALLOWED: dict[str, set[str]] = {
     **{stage: {*FOUNDATION, *STAGES[:index]} for index, stage in enumerate(STAGES)},
     **{key: {*FOUNDATION, *CLIENT_SIDE} for key in CLIENTS},
     "daemon": DAEMON_SIDE,
+    "summary": {*FOUNDATION, "engine"},
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},
     "cli": {*DAEMON_SIDE, *CLIENT_SIDE, "demo"},
     "__main__": {"cli"},
-    "train": {*FOUNDATION, "features", "models", "checkpoint", "engine", "zoo"},
+    "train": {*FOUNDATION, "features", "models", "header", "checkpoint", "engine", "zoo"},
 }
 """Component -> the components (or single modules) it may import besides itself."""
-ALLOWED["checkpoint"].add("zoo")
+ALLOWED["header"].add("zoo")
 
 
 def component(module: str) -> str:

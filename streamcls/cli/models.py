@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamcls.cli.manual import Page, add_command
-from streamcls.units import samples_to_ms
+from streamcls.units import frames_to_samples, samples_to_ms
 
 if TYPE_CHECKING:
-    from streamcls.checkpoint import Header
+    from streamcls.header import Header
 
 _PAGE = Page(
     description="Look at the shipped models or at any checkpoint file.",
@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from streamcls.checkpoint import find_checkpoint, list_shipped, read_header
+    from streamcls.header import find_checkpoint, list_shipped, read_header
 
     headers = [read_header(find_checkpoint(name)) for name in list_shipped()]
     if arguments.json:
@@ -57,7 +57,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from streamcls.checkpoint import find_checkpoint, read_header
+    from streamcls.header import find_checkpoint, read_header
 
     path = find_checkpoint(arguments.name)
     facts = _describe(path, read_header(path))
@@ -73,15 +73,19 @@ def _describe(path: Path, header: "Header") -> dict[str, Any]:
     """Return what to show, in reading order; the header's own words plus its times in ms."""
     import msgspec
 
-    from streamcls.features import front_end_from_dict
-
     facts: dict[str, Any] = msgspec.to_builtins(header)
-    front_end, window = front_end_from_dict(header.front_end), header.window
-    rate_hz = front_end.sample_rate_hz
-    stride_ms = samples_to_ms(window.stride_frames * front_end.hop_samples, rate_hz)
+    window = header.window
+    rate_hz, hop_samples, frame_samples = (
+        header.front_end[key] for key in ("sample_rate_hz", "hop_samples", "frame_samples")
+    )
+
+    def to_ms(frames: int) -> float:
+        return samples_to_ms(frames_to_samples(frames, hop_samples, frame_samples), rate_hz)
+
+    stride_ms = samples_to_ms(window.stride_frames * hop_samples, rate_hz)
     facts["window"] |= {
-        "receptive_ms": samples_to_ms(front_end.samples_for(window.receptive_frames), rate_hz),
-        "window_ms": samples_to_ms(front_end.samples_for(window.window_frames), rate_hz),
+        "receptive_ms": to_ms(window.receptive_frames),
+        "window_ms": to_ms(window.window_frames),
     }
     facts["executor"] = "incremental"
     facts["hop_multiple_of_ms"] = stride_ms

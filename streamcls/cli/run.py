@@ -50,6 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(
         level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("jax").setLevel(logging.WARNING)
     from streamcls.daemon import run_daemon
 
     return run_daemon(config, summary_path=arguments.summary_json)

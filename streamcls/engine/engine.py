@@ -20,6 +20,7 @@ from streamcls.engine.window import WindowTracker
 from streamcls.errors import ModelError
 from streamcls.ring import Ring
 from streamcls.types import Hop, Prediction
+from streamcls.units import NS_PER_S
 
 _IDLE_WAIT_S = 0.5
 
@@ -32,6 +33,7 @@ class _Stream:
     ring: Ring
     slot: int
     tracker: WindowTracker
+    is_paced: bool
 
 
 class Engine:
@@ -96,8 +98,13 @@ class Engine:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
-    def add_stream(self, name: str, ring: Ring) -> None:
+    def add_stream(self, name: str, ring: Ring, is_paced: bool = True) -> None:
         """Give a stream a slot; its ring belongs to the engine's reader side from now on.
+
+        Args:
+            name: Of the stream.
+            ring: Its audio.
+            is_paced: The audio comes in real time, so that its latency means something.
 
         Raises:
             ModelError: All slots are taken or the name is in use.
@@ -111,7 +118,8 @@ class Engine:
                     f"raise inference.max_streams"
                 )
             tracker = WindowTracker(self._executor.window_samples, self._executor.hop_samples)
-            self._streams[name] = _Stream(name, ring, self._free_slots.popleft(), tracker)
+            slot = self._free_slots.popleft()
+            self._streams[name] = _Stream(name, ring, slot, tracker, is_paced)
         self._wake.set()
 
     def remove_stream(self, name: str) -> None:
@@ -185,7 +193,8 @@ class Engine:
             )
         )
         self.windows += 1
-        self.latency.add((time.time_ns() - t_end_ns) / 1e9)
+        if stream.is_paced:
+            self.latency.add((time.time_ns() - t_end_ns) / NS_PER_S)
 
     def _finish(self, stream: _Stream) -> None:
         """End a stream; audio that filled no window is padded and predicted once."""

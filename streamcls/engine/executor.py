@@ -1,13 +1,15 @@
 """The incremental executor: one compiled step over the states of many streams.
 
-State of all streams lives on the device in arrays ``[slots + 1, ...]``; the extra row belongs to the
-padding of half-filled buckets. A step gathers the rows of the streams that have a hop, runs front
+State of all streams lives on the device in arrays ``[slots + 1, ...]``; the extra row belongs to
+the padding of half-filled buckets. A step gathers the rows of the streams that have a hop, runs front
 end, trunk and head on them, and scatters the rows back into the donated arrays. Buckets have 1,
 2, 4, ... rows; all are compiled and checked in `warm_up`, so nothing compiles while audio flows.
 
 Owned by the engine's thread after `warm_up`.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,15 +130,17 @@ class IncrementalExecutor:
             ModelError: A bucket gives other probabilities than the single-stream step.
         """
         step = jax.jit(self._step, donate_argnums=1)
-        for bucket in self.buckets:
-            shape = jax.ShapeDtypeStruct
-            self._steps[bucket] = step.lower(
-                self._weights,
-                self._state,
-                shape((bucket, self.hop_samples), jnp.float32),
-                shape((bucket,), jnp.int32),
-                shape((bucket,), jnp.bool_),
-            ).compile()
+        shape = jax.ShapeDtypeStruct
+
+        def compile_bucket(bucket: int) -> jax.stages.Compiled:
+            audio = shape((bucket, self.hop_samples), jnp.float32)
+            slots, fresh = shape((bucket,), jnp.int32), shape((bucket,), jnp.bool_)
+            return step.lower(self._weights, self._state, audio, slots, fresh).compile()
+
+        # XLA compiles without the interpreter's lock: all cores share the work.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            compiled = pool.map(compile_bucket, self.buckets)
+            self._steps = dict(zip(self.buckets, compiled, strict=True))
         generator = np.random.default_rng(0)
         audio = generator.normal(0, 0.1, (self.buckets[-1], self.hop_samples)).astype(np.float32)
         fresh = np.ones(len(audio), bool)

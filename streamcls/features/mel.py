@@ -43,7 +43,7 @@ def mel_filter_bank(
     scale: MelScale = "slaney",
     unit_area: bool = True,
 ) -> NDArray[np.float32]:
-    """Return triangular filters ``[n_fft // 2 + 1, n_mels]`` float32, to be used as ``power @ bank``.
+    """Return triangular filters ``[n_fft // 2 + 1, n_mels]`` float32: ``mel = power @ bank``.
 
     Args:
         sample_rate_hz: Rate of the audio.

@@ -38,7 +38,7 @@ class Chain(Layer):
         """Evaluate the next frames."""
         next_state = []
         for layer, layer_state in zip(self.layers, state, strict=True):
-            x, layer_state = layer.step(x, layer_state)  # noqa: PLW2901
+            x, layer_state = layer.step(x, layer_state)
             next_state.append(layer_state)
         return x, tuple(next_state)
 

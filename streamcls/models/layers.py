@@ -7,8 +7,8 @@ Every layer has two faces that compute the same function:
   given the frames it remembers, and returns what to remember next.
 
 A convolution with kernel ``k``, dilation ``d`` and stride ``s`` remembers its last
-``d*(k-1) - (s-1)`` inputs, so that the outputs of both faces end on the same frames. The state is an
-explicit pytree ``[batch, ...]``: who holds it (a slot on the device) is the engine's business.
+``d*(k-1) - (s-1)`` inputs, so that the outputs of both faces end on the same frames. The state is
+an explicit pytree ``[batch, ...]``: who holds it (a slot on the device) is the engine's business.
 
 Reference: Rybakov et al., "Streaming keyword spotting on mobile devices", arXiv 2005.06720
 (external-state streaming).
@@ -213,7 +213,7 @@ class Conv(Layer):
         return y
 
     def initial_state(self, batch: int) -> State:
-        """Return zeros ``[batch, history, n_mels, in_channels]``, nothing for a memoryless kernel."""
+        """Return zeros ``[batch, history, n_mels, in_channels]``; nothing without a history."""
         if self.history_frames <= 0:
             return ()
         return jnp.zeros((batch, self.history_frames, self.n_mels, self.in_channels), jnp.float32)

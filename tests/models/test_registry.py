@@ -21,7 +21,7 @@ PARAMETERS = {
 def test_every_architecture_has_its_parameter_count() -> None:
     assert set(PARAMETERS) == set(ARCHITECTURES)
     for name, expected in PARAMETERS.items():
-        model = build_model(name, None, 40, 12, nnx.Rngs(0))
+        model = nnx.eval_shape(lambda name=name: build_model(name, None, 40, 12, nnx.Rngs(0)))
         leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
         assert sum(leaf.size for leaf in leaves) == expected, name
 

@@ -1,0 +1,156 @@
+"""Checkpoints: what is written is what is read, and nothing else is believed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from streamcls.checkpoint import (
+    find_checkpoint,
+    list_shipped,
+    load_checkpoint,
+    read_header,
+    save_checkpoint,
+)
+from streamcls.errors import CheckpointError
+from tests.models.checkpoints import LABELS, save_seasoned
+from tests.models.networks import build_seasoned
+
+
+FRONT_END = {"sample_rate_hz": 16_000, "hop_samples": 160, "frame_samples": 400}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    return save_seasoned(tmp_path_factory.mktemp("checkpoint") / "good.safetensors")
+
+
+def rewrite(path: Path, out: Path, header_changes=None, tensor_changes=None) -> Path:
+    """Copy a checkpoint with parts of it replaced; None removes."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["streamcls"])
+    header.update(header_changes or {})
+    tensors = {**load_file(path), **(tensor_changes or {})}
+    tensors = {name: value for name, value in tensors.items() if value is not None}
+    save_file(tensors, out, metadata={"streamcls": json.dumps(header)})
+    return out
+
+
+def test_round_trip_keeps_every_number(path: Path) -> None:
+    loaded = load_checkpoint(path)
+    original = build_seasoned("tc_resnet_8")
+    expected = nnx.to_flat_state(nnx.state(original, (nnx.Param, nnx.BatchStat)))
+    got = dict(nnx.to_flat_state(nnx.state(loaded.model, (nnx.Param, nnx.BatchStat))))
+    assert len(got) == len(list(expected))
+    for name, variable in expected:
+        np.testing.assert_array_equal(got[name][...], variable[...])
+    assert loaded.header.labels == LABELS
+    assert loaded.header == read_header(path)
+    assert loaded.model.window_frames == loaded.header.window.window_frames
+
+
+def test_saving_leaves_no_temporary_file(path: Path) -> None:
+    assert [entry.name for entry in path.parent.iterdir()] == ["good.safetensors"]
+
+
+def test_truncated_file_at_any_length(path: Path, tmp_path: Path) -> None:
+    data = path.read_bytes()
+    for length in [0, 1, 7, 8, 100, len(data) // 2, len(data) - 1]:
+        cut = tmp_path / "cut.safetensors"
+        cut.write_bytes(data[:length])
+        with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+            load_checkpoint(cut)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": "streamcls-checkpoint/9"}, "schema 'streamcls-checkpoint/9', this version"),
+        ({"labels": ["a"]}, "at least two different names"),
+        ({"labels": ["a", "a"]}, "at least two different names"),
+        ({"labels": 7}, "damaged header"),
+        ({"temperature": 0}, "temperature is 0.0, must be a positive"),
+        ({"thresholds": {"dog": 0.5}}, r"thresholds names \['dog'\], which are no labels"),
+        ({"thresholds": {"class_0": 1.5}}, "outside 0..1"),
+        ({"unknown_labels": ["dog"]}, r"unknown_labels names \['dog'\]"),
+        ({"architecture": "resnet"}, "unknown architecture 'resnet'"),
+        ({"settings": {"width": "wide"}}, "Expected `float`, got `str`"),
+        ({"settings": {"widht": 1}}, "unknown settings"),
+        ({"settings": {"width": 3.0}}, "tensor .* the architecture needs float32"),
+        ({"front_end": {**FRONT_END, "n_fft": 100}}, "front end: need hop_samples"),
+        ({"front_end": {**FRONT_END, "nfft": 512}}, r"unknown settings \['nfft'\]"),
+        ({"front_end": {}}, "front_end.sample_rate_hz is None, must be a positive"),
+        ({"labels": [*LABELS, "more"]}, "tensor head.dense"),
+    ],
+)
+def test_header_that_does_not_fit(path: Path, tmp_path: Path, changes, message) -> None:
+    bad = rewrite(path, tmp_path / "bad.safetensors", changes)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(bad)
+    assert str(bad) in str(caught.value)
+
+
+def test_geometry_is_derived_not_believed(path: Path, tmp_path: Path) -> None:
+    window = {"receptive_frames": 71, "stride_frames": 2, "n_steps": 8, "window_frames": 99}
+    bad = rewrite(path, tmp_path / "bad.safetensors", {"window": window})
+    with pytest.raises(CheckpointError, match="the layers of tc_resnet_8 give .*stride_frames=4"):
+        load_checkpoint(bad)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, r"missing \['head.dense.bias'\]"),
+        (np.zeros(3, np.float32), r"tensor head.dense.bias is float32\[3\]"),
+        (np.zeros(12, np.float16), r"is float16\[12\], the architecture needs float32\[12\]"),
+        (np.full(12, np.nan, np.float32), "holds NaN or infinity"),
+    ],
+)
+def test_tensors_that_do_not_fit(path: Path, tmp_path: Path, change, message) -> None:
+    bad = rewrite(path, tmp_path / "bad.safetensors", None, {"head.dense.bias": change})
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(bad)
+
+
+def test_unexpected_tensor(path: Path, tmp_path: Path) -> None:
+    bad = rewrite(path, tmp_path / "bad.safetensors", None, {"extra": np.zeros(2, np.float32)})
+    with pytest.raises(CheckpointError, match=r"unexpected \['extra'\]"):
+        load_checkpoint(bad)
+
+
+def test_foreign_safetensors_file(tmp_path: Path) -> None:
+    save_file({"x": np.zeros(2, np.float32)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(CheckpointError, match="without a streamcls header; make one with"):
+        read_header(tmp_path / "foreign.safetensors")
+
+
+def test_finding(path: Path) -> None:
+    assert find_checkpoint(str(path)) == path
+    with pytest.raises(CheckpointError, match="unknown model 'nothing'; shipped models: "):
+        find_checkpoint("nothing")
+    with pytest.raises(CheckpointError, match="no such file: /no/where.safetensors"):
+        find_checkpoint("/no/where.safetensors")
+
+
+def test_saving_where_it_cannot_be_written(path: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot write .*: (File exists|Not a directory)"):
+        save_checkpoint(tmp_path / "file" / "x.safetensors", checkpoint.model, checkpoint.header)
+
+
+def test_every_shipped_model_loads_and_has_a_card() -> None:
+    names = list_shipped()
+    assert {"commands", "digits"} <= set(names)
+    for name in names:
+        checkpoint = load_checkpoint(find_checkpoint(name))
+        assert checkpoint.header.name == name
+        assert checkpoint.header.unknown_labels
+        card = find_checkpoint(name).with_suffix(".md").read_text()
+        for label in checkpoint.header.labels:
+            assert label in card
