@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import zmq
 
+from streamcls.publish.endpoint import IPC_MODE
+from streamcls.publish.keys import Right, ServerKeys
 from streamcls.publish.rpc import Method, answer
 from streamcls.publish.service import SocketService
 
@@ -27,14 +29,31 @@ class ControlServer(SocketService):
     Args:
         endpoint: ``tcp://HOST:PORT`` or ``ipc://PATH``; port ``*`` lets the system choose.
         methods: What may be called; read at every request, so it may grow later.
-        insecure: Allow addresses that other machines can reach.
+        keys: Encrypt, and answer only clients with the right to control; None: everybody.
+        insecure: Allow addresses that other machines can reach, without keys.
+        ipc_mode: Of the file of an ``ipc://`` endpoint.
 
     Raises:
         PublishError: The endpoint is malformed or refused (see also `start`).
     """
 
-    def __init__(self, endpoint: str, methods: Mapping[str, Method], *, insecure: bool = False):
-        super().__init__("streamcls-control", endpoint, insecure=insecure)
+    def __init__(
+        self,
+        endpoint: str,
+        methods: Mapping[str, Method],
+        *,
+        keys: ServerKeys | None = None,
+        insecure: bool = False,
+        ipc_mode: int = IPC_MODE,
+    ):
+        super().__init__(
+            "streamcls-control",
+            endpoint,
+            Right.CONTROL,
+            keys=keys,
+            insecure=insecure,
+            ipc_mode=ipc_mode,
+        )
         self._methods = methods
 
     def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
@@ -57,21 +76,24 @@ class ControlServer(SocketService):
         frames = _receive(socket)
         if frames is None:
             return
+        # A client whose key was removed keeps its connection, but not its say.
+        if self._gate is not None and not self._gate.may(str(frames[-1].get("User-Id"))):
+            return
         # Everything before the request is the way back: the identity, and the empty frame
         # that a REQ client adds.
-        *envelope, request = frames
+        *envelope, request = (frame.bytes for frame in frames)
         reply = answer(request, self._methods)
         if reply is not None:
             # Without ROUTER_MANDATORY a reply to a client that is gone or full is dropped.
             socket.send_multipart([*envelope, reply], flags=zmq.NOBLOCK)
 
 
-def _receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:
+def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
     """Return one message's frames; None when they are not a request (read to the end anyway)."""
-    frames: list[bytes] = []
+    frames: list[zmq.Frame] = []
     more = True
     while more:
-        frame = socket.recv()
+        frame = socket.recv(copy=False)  # a frame knows who sent it
         more = bool(socket.getsockopt(zmq.RCVMORE))
         if len(frames) <= ENVELOPE_LIMIT_FRAMES:
             frames.append(frame)

@@ -17,19 +17,23 @@ import zmq
 from streamcls.errors import PublishError
 
 IPC_PATH_LIMIT_BYTES = zmq.IPC_PATH_MAX_LEN
+IPC_MODE = 0o600
+"""Of an ``ipc://`` file unless configured: only its owner may connect."""
+IPC_BACKLOG = 100
 
 _TCP = re.compile(r"tcp://(?P<host>\[[^\]]*\]|[^:\[\]]+):(?P<port>\*|\d{1,5})")
 
 
-def check_bind(endpoint: str, insecure: bool) -> None:
+def check_bind(endpoint: str, insecure: bool, encrypted: bool = False) -> None:
     """Refuse an endpoint that is malformed, or open to the network without protection.
 
     Args:
         endpoint: ``tcp://HOST:PORT`` (``*`` as port lets the system choose) or ``ipc://PATH``.
         insecure: The user accepts that everyone who reaches the address may connect.
+        encrypted: The socket has keys: only known clients can connect, from wherever they are.
 
     Raises:
-        PublishError: The endpoint is malformed, or not loopback while ``insecure`` is false.
+        PublishError: The endpoint is malformed, or beyond loopback without keys or ``insecure``.
     """
     if endpoint.startswith("ipc://"):
         _check_ipc(endpoint)
@@ -40,11 +44,12 @@ def check_bind(endpoint: str, insecure: bool) -> None:
             f"endpoint {endpoint!r} is not an address to listen on: use tcp://HOST:PORT with a "
             "port from 0 to 65535 (such as tcp://127.0.0.1:5570) or ipc:///PATH"
         )
-    if not insecure and not _is_loopback(match["host"]):
+    if not (insecure or encrypted or _is_loopback(match["host"])):
         raise PublishError(
             f"endpoint {endpoint!r} can be reached from other machines, and nothing on it is "
-            "encrypted or asks who connects: use tcp://127.0.0.1:PORT or ipc:///PATH, "
-            "or set insecure = true if everyone on that network may listen and control"
+            "encrypted or asks who connects: make keys with `streamcls keys new` and name their "
+            "folder as security.keys, or use tcp://127.0.0.1:PORT or ipc:///PATH, or set "
+            "insecure = true if everyone on that network may connect"
         )
 
 
@@ -61,12 +66,13 @@ def _check_ipc(endpoint: str) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    if host in ("localhost", "lo"):
-        return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:  # a name, an interface or "*": could be anything
-        return False
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        # "*", an interface or a short form of an address: could be anything, except for these.
+        return host in ("localhost", "lo")
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def socket_file(endpoint: str) -> Path | None:
@@ -75,8 +81,13 @@ def socket_file(endpoint: str) -> Path | None:
     return None if path == endpoint or path == "*" or path.startswith("@") else Path(path)
 
 
-def bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
+def bind(socket: zmq.Socket[bytes], endpoint: str, ipc_mode: int = IPC_MODE) -> str:
     """Bind ``socket`` and return the actual endpoint (with the port the system chose).
+
+    Args:
+        socket: Not yet bound.
+        endpoint: As accepted by `check_bind`.
+        ipc_mode: Of the file of an ``ipc://`` endpoint, whatever the umask.
 
     Raises:
         PublishError: The address is in use, not of this machine, or not permitted.
@@ -84,12 +95,13 @@ def bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
     path = socket_file(endpoint)
     if path is not None:
         _clear_stale_socket(path, endpoint)
+        socket.setsockopt(zmq.USE_FD, _listen(path, endpoint, ipc_mode))
     if endpoint.startswith("tcp://["):
         socket.ipv6 = True
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
-        raise PublishError(_explain(endpoint, error)) from error
+        raise PublishError(_explain(endpoint, error.errno, error.strerror)) from error
     return socket.get_string(zmq.LAST_ENDPOINT)
 
 
@@ -120,6 +132,24 @@ def _clear_stale_socket(path: Path, endpoint: str) -> None:
             raise PublishError(_in_use(endpoint))
 
 
+def _listen(path: Path, endpoint: str, mode: int) -> int:
+    """Return a listening socket at ``path``, for libzmq to own.
+
+    libzmq would make the file with whatever mode the process's umask leaves, and a mode that is
+    narrowed afterwards is too late. The mode of a socket before it is bound becomes the file's.
+    """
+    with posix_socket.socket(posix_socket.AF_UNIX, posix_socket.SOCK_STREAM) as listener:
+        try:
+            os.fchmod(listener.fileno(), mode)
+            listener.bind(str(path))
+            path.chmod(mode)  # gives back what the umask took
+            listener.listen(IPC_BACKLOG)
+        except OSError as error:
+            raise PublishError(_explain(endpoint, error.errno, error.strerror)) from error
+        listener.setblocking(False)
+        return listener.detach()
+
+
 def _in_use(endpoint: str) -> str:
     return (
         f"endpoint {endpoint!r} is in use by another process (another streamcls daemon?): "
@@ -127,8 +157,8 @@ def _in_use(endpoint: str) -> str:
     )
 
 
-def _explain(endpoint: str, error: zmq.ZMQError) -> str:
-    match error.errno:
+def _explain(endpoint: str, number: int | None, reason: str | None) -> str:
+    match number:
         case errno.EADDRINUSE:
             return _in_use(endpoint)
         case errno.EACCES:
@@ -144,4 +174,4 @@ def _explain(endpoint: str, error: zmq.ZMQError) -> str:
                 "use 127.0.0.1 or an address that `ip address` lists"
             )
         case _:
-            return f"endpoint {endpoint!r} cannot be bound: {error.strerror}"
+            return f"endpoint {endpoint!r} cannot be bound: {reason}"

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import zmq
 
+from streamcls.publish.endpoint import IPC_MODE
+from streamcls.publish.keys import Right, ServerKeys
 from streamcls.publish.messages import Vocabulary, health_message, prediction_message
 from streamcls.publish.schema import (
     DataMessage,
@@ -62,7 +64,9 @@ class Publisher(SocketService):
         vocabulary: Model name and labels of the predictions to come.
         encoding: ``json`` or ``msgpack``.
         top_k: Scores per prediction; 0 sends all.
-        insecure: Allow addresses that other machines can reach.
+        keys: Encrypt, and let in only clients with the right to listen; None: everybody.
+        insecure: Allow addresses that other machines can reach, without keys.
+        ipc_mode: Of the file of an ``ipc://`` endpoint.
         queue_messages: Bound of the queue between the callers and the publisher thread; when
             it is full the oldest message gives way.
 
@@ -77,10 +81,19 @@ class Publisher(SocketService):
         *,
         encoding: Encoding = "json",
         top_k: int = 10,
+        keys: ServerKeys | None = None,
         insecure: bool = False,
+        ipc_mode: int = IPC_MODE,
         queue_messages: int = 1024,
     ):
-        super().__init__("streamcls-publisher", endpoint, insecure=insecure)
+        super().__init__(
+            "streamcls-publisher",
+            endpoint,
+            Right.LISTEN,
+            keys=keys,
+            insecure=insecure,
+            ipc_mode=ipc_mode,
+        )
         self.run = new_run_id()
         self._encoding: Encoding = encoding
         self._top_k = top_k

@@ -4,49 +4,23 @@ The socket is created, used and closed in the service's own thread; other thread
 flags and ring `Wakeup`. Start hands bind errors back to the caller; close has a deadline.
 """
 
-import contextlib
 import logging
-import socket as posix_socket
 import threading
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Any, Self
 
 import zmq
 
 from streamcls.errors import PublishError
-from streamcls.publish.endpoint import bind, check_bind, socket_file
+from streamcls.publish.auth import Gate, guard
+from streamcls.publish.endpoint import IPC_MODE, bind, check_bind, socket_file
+from streamcls.publish.keys import Right, ServerKeys
+from streamcls.publish.wakeup import Wakeup
 
 START_TIMEOUT_S = 5.0
 CLOSE_DEADLINE_S = 2.0
 
 log = logging.getLogger(__name__)
-
-
-class Wakeup:
-    """Lets other threads end a `zmq.Poller` wait; rings do not add up. Never blocks."""
-
-    def __init__(self):
-        self._receiver, self._sender = posix_socket.socketpair()
-        self._receiver.setblocking(False)
-        self._sender.setblocking(False)
-        self.fd = self._receiver.fileno()
-
-    def ring(self) -> None:
-        """Wake the waiting thread; from any thread."""
-        # A full pipe means that it is awake already; a closed one that nobody waits any more.
-        with contextlib.suppress(BlockingIOError, OSError):
-            self._sender.send(b"\0")
-
-    def clear(self) -> None:
-        """Forget all rings so far; by the waiting thread."""
-        with contextlib.suppress(BlockingIOError):
-            while self._receiver.recv(4096):
-                pass
-
-    def close(self) -> None:
-        """Release both ends."""
-        self._receiver.close()
-        self._sender.close()
 
 
 class SocketService(ABC):
@@ -55,14 +29,30 @@ class SocketService(ABC):
     Args:
         name: Of the thread.
         endpoint: Where to listen.
+        right: What a client needs to be let in, when there are keys.
+        keys: Encrypt the socket and let in only the clients allowed there; None: everybody.
         insecure: See `check_bind`.
+        ipc_mode: Of the file of an ``ipc://`` endpoint; who may write to it may connect.
 
     Raises:
         PublishError: The endpoint is malformed or refused.
     """
 
-    def __init__(self, name: str, endpoint: str, *, insecure: bool = False):
-        check_bind(endpoint, insecure)
+    def __init__(
+        self,
+        name: str,
+        endpoint: str,
+        right: Right,
+        *,
+        keys: ServerKeys | None = None,
+        insecure: bool = False,
+        ipc_mode: int = IPC_MODE,
+    ):
+        check_bind(endpoint, insecure, encrypted=keys is not None)
+        self._right = right
+        self._keys = keys
+        self._ipc_mode = ipc_mode
+        self._gate: Gate | None = None
         self._requested_endpoint = endpoint
         self._actual_endpoint: str | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -81,6 +71,10 @@ class SocketService(ABC):
     def alive(self) -> bool:
         """Whether the thread serves."""
         return self._thread.is_alive()
+
+    def connections(self) -> dict[str, Any] | None:
+        """Return how many were let in and refused, see `Gate.stats`; None without keys."""
+        return None if self._gate is None else self._gate.stats()
 
     def start(self) -> Self:
         """Bind and serve.
@@ -130,9 +124,12 @@ class SocketService(ABC):
     def _run(self) -> None:
         context = zmq.Context()
         try:
-            with self._open(context) as socket:
+            with (
+                self._open(context) as socket,
+                guard(socket, self._keys, self._right) as self._gate,
+            ):
                 try:
-                    self._actual_endpoint = bind(socket, self._requested_endpoint)
+                    self._actual_endpoint = bind(socket, self._requested_endpoint, self._ipc_mode)
                 except PublishError as error:
                     self._bind_error = error
                     return
