@@ -26,7 +26,9 @@ STAGES = (
 )
 """Earlier before later; the capture thread writes into the ring, so the ring comes first."""
 CLIENTS = ("inbox", "client", "textline", "livetable", "listen")
-CLIENT_SIDE = {"publish.schema", *CLIENTS}
+KEYS = {"publish.keys", "publish.auth"}
+"""Keys and CURVE, for both ends of every socket."""
+CLIENT_SIDE = {"publish.schema", *KEYS, *CLIENTS}
 DAEMON_SIDE = {*FOUNDATION, *STAGES, "config", "notify", "summary", "daemon"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -49,6 +51,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Component -> the components (or single modules) it may import besides itself."""
 ALLOWED["header"].add("zoo")
+# Senders connect to a socket of the capture stage, so it needs what the other sockets have.
+ALLOWED["capture"] |= {"publish.endpoint", *KEYS}
 
 
 def component(module: str) -> str:

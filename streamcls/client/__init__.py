@@ -18,6 +18,7 @@ Example:
 from streamcls.client.control import ControlClient, ControlError, ControlTimeoutError
 from streamcls.client.subscriber import AsyncSubscriber, Subscriber
 from streamcls.inbox import Gap
+from streamcls.publish.keys import ClientKeys
 from streamcls.publish.schema import (
     EventMessage,
     HealthMessage,
@@ -28,6 +29,7 @@ from streamcls.publish.schema import (
 
 __all__ = [
     "AsyncSubscriber",
+    "ClientKeys",
     "ControlClient",
     "ControlError",
     "ControlTimeoutError",

@@ -5,10 +5,12 @@ from typing import Any
 import zmq
 
 from streamcls.errors import PublishError
+from streamcls.publish.auth import secure_client
+from streamcls.publish.keys import ClientKeys
 
 
-def connect(socket: zmq.Socket[Any], endpoint: str) -> None:
-    """Connect ``socket`` in the background.
+def connect(socket: zmq.Socket[Any], endpoint: str, keys: ClientKeys | None = None) -> None:
+    """Connect ``socket`` in the background, encrypted when there are keys.
 
     Raises:
         PublishError: The endpoint is not possible.
@@ -22,6 +24,8 @@ def connect(socket: zmq.Socket[Any], endpoint: str) -> None:
     socket.tcp_keepalive_idle = 10
     socket.tcp_keepalive_intvl = 5
     socket.tcp_keepalive_cnt = 3
+    if keys is not None:
+        secure_client(socket, keys)
     if endpoint.startswith("tcp://["):
         socket.ipv6 = True
     try:

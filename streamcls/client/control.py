@@ -10,6 +10,7 @@ import zmq
 
 from streamcls.client.connection import connect
 from streamcls.errors import PublishError, StreamclsError
+from streamcls.publish.keys import ClientKeys
 
 REPLY_LIMIT_BYTES = 16 * 1024 * 1024
 
@@ -32,12 +33,13 @@ class ControlClient:
 
     Args:
         endpoint: The daemon's control endpoint, such as ``tcp://127.0.0.1:5571``.
+        keys: This client's keys (`ClientKeys.load`), for a daemon that asks for them.
 
     Raises:
         PublishError: The endpoint is not possible.
     """
 
-    def __init__(self, endpoint: str):
+    def __init__(self, endpoint: str, *, keys: ClientKeys | None = None):
         self.endpoint = endpoint
         self._ids = itertools.count(1)
         self._context = zmq.Context()
@@ -46,7 +48,7 @@ class ControlClient:
         # Send only to a daemon that is there: a request must not be carried out minutes later.
         self._socket.immediate = 1
         try:
-            connect(self._socket, endpoint)
+            connect(self._socket, endpoint, keys)
         except PublishError:
             self.close()
             raise
@@ -64,7 +66,8 @@ class ControlClient:
         if not self._wait(zmq.POLLOUT, give_up_at_s):
             raise ControlTimeoutError(
                 f"no daemon at {self.endpoint!r} within {timeout_s} s: "
-                "start it with `streamcls run`, or check the [publish] control endpoint"
+                "start it with `streamcls run`, or check the [publish] control endpoint and, "
+                "if the daemon has keys, that this client's has the right to control"
             )
         self._socket.send(msgspec.json.encode(request))
         while self._wait(zmq.POLLIN, give_up_at_s):

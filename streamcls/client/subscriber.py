@@ -13,6 +13,7 @@ import zmq.asyncio
 from streamcls.client.connection import connect
 from streamcls.errors import PublishError
 from streamcls.inbox import Gap, Inbox
+from streamcls.publish.keys import ClientKeys
 from streamcls.publish.schema import DATA_TYPES, Message
 
 RECEIVE_QUEUE_MESSAGES = 1000
@@ -32,6 +33,7 @@ class _SubscriberBase:
         streams: Collection[str] = (),
         types: Collection[str] = DATA_TYPES,
         timeout_s: float | None = None,
+        keys: ClientKeys | None = None,
     ):
         self.endpoint = endpoint
         self.inbox = Inbox(streams, types)
@@ -44,7 +46,7 @@ class _SubscriberBase:
         self._socket.rcvbuf = RECEIVE_BUFFER_BYTES
         self._socket.maxmsgsize = MESSAGE_LIMIT_BYTES
         try:
-            connect(self._socket, endpoint)
+            connect(self._socket, endpoint, keys)
         except PublishError:
             self.close()
             raise
@@ -69,7 +71,8 @@ class _SubscriberBase:
 
     def _give_up(self, timeout_s: float | None) -> TimeoutError:
         heard = (
-            "nothing was ever heard: is the daemon running there?"
+            "nothing was ever heard: is the daemon running there, and if it has keys, "
+            "does this client's have the right to listen?"
             if math.isinf(self.silence_s)
             else f"last sign of life {self.silence_s:.1f} s ago"
         )
@@ -87,6 +90,7 @@ class Subscriber(_SubscriberBase):
         streams: Names to listen to; empty for all.
         types: Of ``prediction``, ``event``, ``health``, ``heartbeat``.
         timeout_s: How long iteration waits for a message before `TimeoutError`; None: for ever.
+        keys: This client's keys (`ClientKeys.load`), for a daemon that asks for them.
 
     Attributes:
         inbox: Counters: `received`, `missed`, `repeated`, `invalid`.
