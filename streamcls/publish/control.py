@@ -17,7 +17,7 @@ from streamcls.publish.service import SocketService
 REQUEST_LIMIT_BYTES = 64 * 1024
 """libzmq disconnects a client whose frame is larger."""
 ENVELOPE_LIMIT_FRAMES = 8
-REQUESTS_QUEUED = 100
+REQUESTS_QUEUED = 16
 """Per client, in each direction; replies to a client that does not read are dropped."""
 
 log = logging.getLogger(__name__)

@@ -1,13 +1,23 @@
 """From the stages' records to wire messages. Runs in the publisher thread."""
 
+import math
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from streamcls.errors import PublishError
-from streamcls.publish.schema import HealthMessage, PredictionMessage, check_label
-from streamcls.types import FloatArray, Health, Prediction
+from streamcls.publish.schema import (
+    DataMessage,
+    EventMessage,
+    HealthMessage,
+    PredictionMessage,
+    RejectedMessage,
+    check_label,
+)
+from streamcls.types import Event, FloatArray, Health, Prediction, Rejection
+
+Record = Prediction | Event | Health | Rejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,44 @@ def top_scores(probabilities: FloatArray, labels: tuple[str, ...], top_k: int) -
     else:
         order = np.argsort(-probabilities, kind="stable")
     kept = zip(order.tolist(), probabilities[order].tolist(), strict=True)
-    return {labels[index]: float(f"{value:.6g}") for index, value in kept}
+    return {labels[index]: _round(value) for index, value in kept}
+
+
+def _round(score: float) -> float:
+    return float(f"{score:.6g}")
+
+
+def _check_score(score: float) -> float:
+    if not math.isfinite(score):
+        raise ValueError("a probability is not finite")
+    # A mean of many ones may come out a little above one.
+    return min(max(_round(score), 0.0), 1.0)
+
+
+def wire_message(
+    record: Record, vocabulary: Vocabulary, top_k: int, run: str, seq: int
+) -> DataMessage:
+    """Return the wire message of any record.
+
+    Args:
+        record: From a stage.
+        vocabulary: Of predictions; the others do not need it.
+        top_k: Scores in a prediction; 0 for all.
+        run: Id of this daemon start.
+        seq: Place in its sequence.
+
+    Raises:
+        ValueError: A probability is NaN or infinite.
+    """
+    match record:
+        case Prediction():
+            return prediction_message(record, vocabulary, top_k, run, seq)
+        case Event():
+            return event_message(record, run, seq)
+        case Rejection():
+            return rejected_message(record, run, seq)
+        case Health():
+            return health_message(record, run, seq)
 
 
 def prediction_message(
@@ -99,7 +146,51 @@ def health_message(record: Health, run: str, seq: int) -> HealthMessage:
         dropped_samples=record.dropped_samples,
         xruns=record.xruns,
         overruns=record.overruns,
-        reason=record.reason,
+        # A file name in it may hold bytes that are no UTF-8 (surrogates in Python).
+        reason=record.reason.encode(errors="replace").decode(),
         captured_samples=record.captured_samples,
         nonfinite_samples=record.nonfinite_samples,
+    )
+
+
+def event_message(record: Event, run: str, seq: int) -> EventMessage:
+    """Return the wire message of one event record.
+
+    Raises:
+        ValueError: A score is NaN or infinite.
+    """
+    return EventMessage(
+        run=run,
+        stream=record.stream,
+        seq=seq,
+        published_ns=time.time_ns(),
+        id=record.id,
+        state=record.state.value,
+        label=record.label,
+        onset_ns=record.onset_ns,
+        offset_ns=record.offset_ns,
+        peak_score=_check_score(record.peak_score),
+        mean_score=_check_score(record.mean_score),
+        reason=record.reason,
+    )
+
+
+def rejected_message(record: Rejection, run: str, seq: int) -> RejectedMessage:
+    """Return the wire message of one detection that was held back.
+
+    Raises:
+        ValueError: A score is NaN or infinite.
+    """
+    return RejectedMessage(
+        run=run,
+        stream=record.stream,
+        seq=seq,
+        published_ns=time.time_ns(),
+        label=record.label,
+        reason=record.reason,
+        detail=record.detail,
+        onset_ns=record.onset_ns,
+        offset_ns=record.offset_ns,
+        peak_score=_check_score(record.peak_score),
+        threshold=_check_score(record.threshold),
     )

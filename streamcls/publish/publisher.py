@@ -1,38 +1,43 @@
 """The publisher: takes records from any thread, sends messages from its own.
 
-Engine and capture threads call `publish_prediction` and `publish_health`; these number the
-record, put it in a bounded queue and return. The publisher thread owns the XPUB socket: it
-encodes, sends, beats once a second, and answers new subscriptions with the last value.
+The stages' threads call `publish_prediction`, `publish_event`, `publish_rejection` and
+`publish_health`; these number the record, put it in a bounded queue (`outbox`) and return. The
+publisher thread owns the XPUB socket: it encodes, sends, keeps what it sent (`journal`), beats once
+a second, and answers new subscriptions with the last value.
 
 Two things can drop a message, and both show as a hole in `seq` at the subscriber: a full
 queue (counted here, in `stats` and in every heartbeat) and a subscriber too slow for its
-`SEND_QUEUE_MESSAGES` (libzmq drops for that subscriber only, and does not tell us).
+`SEND_QUEUE_MESSAGES` (libzmq drops for that subscriber only, and does not tell us). What the
+second one missed is in the journal: the control method ``replay`` brings it back.
 """
 
 import logging
 import math
 import threading
 import time
-from collections import Counter, deque
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import zmq
 
 from streamcls.publish.endpoint import IPC_MODE
+from streamcls.publish.history import replay, take_snapshot
+from streamcls.publish.journal import Journal, JournalLimits
 from streamcls.publish.keys import Right, ServerKeys
-from streamcls.publish.messages import Vocabulary, health_message, prediction_message
+from streamcls.publish.messages import Record, Vocabulary, wire_message
+from streamcls.publish.methods import ReplayParams
+from streamcls.publish.outbox import Item, Outbox
 from streamcls.publish.schema import (
     DataMessage,
     Encoding,
     HeartbeatMessage,
-    check_stream_name,
+    check_label,
     encode,
     message_topic,
     new_run_id,
-    sequence_topic,
 )
 from streamcls.publish.service import SocketService
-from streamcls.types import Health, Prediction
+from streamcls.types import Event, Health, Prediction, Rejection
 
 HEARTBEAT_INTERVAL_S = 1.0
 SEND_QUEUE_MESSAGES = 1000
@@ -47,17 +52,8 @@ MESSAGES_PER_PASS = 256
 log = logging.getLogger(__name__)
 
 
-class Item(NamedTuple):
-    """A record on its way to the publisher thread."""
-
-    topic: str
-    seq: int
-    record: Prediction | Health
-    vocabulary: Vocabulary
-
-
 class Publisher(SocketService):
-    """Sends predictions and health to every subscriber; all methods are thread-safe.
+    """Sends what the stages find to every subscriber; all methods are thread-safe.
 
     Args:
         endpoint: ``tcp://HOST:PORT`` or ``ipc://PATH``; port ``*`` lets the system choose.
@@ -68,7 +64,8 @@ class Publisher(SocketService):
         insecure: Allow addresses that other machines can reach, without keys.
         ipc_mode: Of the file of an ``ipc://`` endpoint.
         queue_messages: Bound of the queue between the callers and the publisher thread; when
-            it is full the oldest message gives way.
+            it is full the oldest prediction gives way.
+        journal: How much of what was sent is kept for ``replay``.
 
     Raises:
         PublishError: The endpoint is malformed or refused (see also `start`).
@@ -85,6 +82,7 @@ class Publisher(SocketService):
         insecure: bool = False,
         ipc_mode: int = IPC_MODE,
         queue_messages: int = 1024,
+        journal: JournalLimits | None = None,
     ):
         super().__init__(
             "streamcls-publisher",
@@ -97,17 +95,12 @@ class Publisher(SocketService):
         self.run = new_run_id()
         self._encoding: Encoding = encoding
         self._top_k = top_k
-        self._queue_messages = queue_messages
-        self._started_s = time.monotonic()
-
-        # Shared between the callers and the publisher thread, under the lock.
-        self._lock = threading.Lock()
         self._vocabulary = vocabulary
-        self._queue: deque[Item] = deque()
-        self._next_seq: dict[str, int] = {}
-        self._dropped: Counter[str] = Counter()
-        self._passed_seq: dict[str, int] = {}  # last one taken out of the queue
-        self._last: dict[str, DataMessage] = {}
+        self._started_s = time.monotonic()
+        self._outbox = Outbox(queue_messages)
+        self._journal = Journal(journal or JournalLimits())
+        self._retired_lock = threading.Lock()
+        self._retired: set[str] = set()
 
         # Of the publisher thread alone; `stats` reads the counter.
         self._sent = 0
@@ -122,14 +115,32 @@ class Publisher(SocketService):
             PublishError: The stream's name is not allowed.
             ValueError: It has not one probability per label.
         """
-        with self._lock:
-            labels = self._vocabulary.labels
-            if prediction.probabilities.shape != (len(labels),):
-                raise ValueError(
-                    f"stream {prediction.stream!r}: probabilities of shape "
-                    f"{prediction.probabilities.shape} for {len(labels)} labels"
-                )
-            self._enqueue("prediction", prediction)
+        vocabulary = self._vocabulary
+        labels = vocabulary.labels
+        if prediction.probabilities.shape != (len(labels),):
+            raise ValueError(
+                f"stream {prediction.stream!r}: probabilities of shape "
+                f"{prediction.probabilities.shape} for {len(labels)} labels"
+            )
+        self._enqueue("prediction", prediction, vocabulary)
+
+    def publish_event(self, event: Event) -> None:
+        """Queue an event record and return.
+
+        Raises:
+            PublishError: The stream's name or the label is not allowed.
+        """
+        check_label(event.label)
+        self._enqueue("event", event, self._vocabulary)
+
+    def publish_rejection(self, rejection: Rejection) -> None:
+        """Queue a detection that was held back and return; sent to those who subscribe to it.
+
+        Raises:
+            PublishError: The stream's name or the label is not allowed.
+        """
+        check_label(rejection.label)
+        self._enqueue("rejected", rejection, self._vocabulary)
 
     def publish_health(self, health: Health) -> None:
         """Queue a health record and return.
@@ -137,55 +148,50 @@ class Publisher(SocketService):
         Raises:
             PublishError: The stream's name is not allowed.
         """
-        with self._lock:
-            self._enqueue("health", health)
+        self._enqueue("health", health, self._vocabulary)
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Change model name and labels for the predictions queued from now on."""
-        with self._lock:
-            self._vocabulary = vocabulary
+        self._vocabulary = vocabulary
+
+    def retire_stream(self, stream: str) -> None:
+        """Forget last values and journal of a removed stream within a second or two.
+
+        Its numbers are remembered, so that they go on if a stream of that name comes back.
+        """
+        with self._retired_lock:
+            self._retired.add(stream)
 
     def snapshot(self) -> list[DataMessage]:
-        """Return the last message sent of each stream and type, sorted by topic."""
-        with self._lock:
-            return [message for _, message in sorted(self._last.items())]
+        """Return the last message of each sequence and of each open event, sorted by topic."""
+        return take_snapshot(self._journal)
+
+    def replay(self, params: ReplayParams) -> dict[str, Any]:
+        """Return one page of what was sent lately; see `history.replay`."""
+        return replay(self._journal, params, self.run, self._encoding)
+
+    def methods(self) -> dict[str, Callable[[Any], Any]]:
+        """Return the control methods that the publisher answers, for a `MethodTable`."""
+        return {"snapshot": lambda _: self.snapshot(), "replay": self.replay}
 
     def stats(self) -> dict[str, Any]:
         """Return counters since start, for status displays."""
-        with self._lock:
-            return {
-                "endpoint": self.endpoint,
-                "run": self.run,
-                "uptime_s": round(time.monotonic() - self._started_s, 3),
-                "sent": self._sent,
-                "queued": len(self._queue),
-                "dropped": dict(self._dropped),
-            }
+        return {
+            "endpoint": self.endpoint,
+            "run": self.run,
+            "uptime_s": round(time.monotonic() - self._started_s, 3),
+            "sent": self._sent,
+            "queued": len(self._outbox),
+            "dropped": self._outbox.dropped(),
+            "journal_bytes": self._journal.size_bytes,
+        }
 
-    def _enqueue(self, message_type: str, record: Prediction | Health) -> None:
-        topic = sequence_topic(message_type, record.stream)
-        seq = self._next_seq.get(topic)
-        if seq is None:
-            check_stream_name(record.stream)
-            seq = 0
-        # Numbered before it can be dropped: whatever is lost from here on leaves a hole.
-        self._next_seq[topic] = seq + 1
-        if self._closing.is_set():
-            self._dropped[topic] += 1
-            return
-        if len(self._queue) >= self._queue_messages:
-            self._drop_oldest()
-        self._queue.append(Item(topic, seq, record, self._vocabulary))
-        if len(self._queue) == 1:
+    def _enqueue(self, message_type: str, record: Record, vocabulary: Vocabulary) -> None:
+        if record.stream in self._retired:
+            with self._retired_lock:
+                self._retired.discard(record.stream)
+        if self._outbox.put(message_type, record, vocabulary):
             self._wakeup.ring()
-
-    def _drop_oldest(self) -> None:
-        self._dropped[self._take_oldest().topic] += 1
-
-    def _take_oldest(self) -> Item:
-        item = self._queue.popleft()
-        self._passed_seq[item.topic] = item.seq
-        return item
 
     # -- the publisher thread -----------------------------------------------------------
 
@@ -210,7 +216,7 @@ class Publisher(SocketService):
         poller.register(self._wakeup.fd, zmq.POLLIN)
         beat_at_s = time.monotonic()
         while not self._closing.is_set():
-            wait_s = 0.0 if self._queue else max(0.0, beat_at_s - time.monotonic())
+            wait_s = 0.0 if self._outbox else max(0.0, beat_at_s - time.monotonic())
             poller.poll(math.ceil(wait_s * 1000))
             self._wakeup.clear()
             self._send_queued(socket)
@@ -218,45 +224,43 @@ class Publisher(SocketService):
             now_s = time.monotonic()
             if now_s >= beat_at_s:
                 self._send_heartbeat(socket)
+                self._tidy()
                 beat_at_s += HEARTBEAT_INTERVAL_S
                 if beat_at_s <= now_s:  # after a long pause (suspend) do not catch up
                     beat_at_s = now_s + HEARTBEAT_INTERVAL_S
         flush_until_s = time.monotonic() + self._deadline_s
-        while self._queue and time.monotonic() < flush_until_s:
+        while self._outbox and time.monotonic() < flush_until_s:
             self._send_queued(socket)
-        with self._lock:
-            while self._queue:
-                self._drop_oldest()
+        self._outbox.close()
         # The last word: with these numbers a subscriber knows that it has heard everything.
         self._send_heartbeat(socket)
 
     def _send_queued(self, socket: zmq.Socket[bytes]) -> None:
         for _ in range(MESSAGES_PER_PASS):
-            with self._lock:
-                if not self._queue:
-                    return
-                item = self._take_oldest()
+            item = self._outbox.take()
+            if item is None:
+                return
             try:
-                message = self._message(item)
+                self._send_item(socket, item)
             except ValueError as error:
-                log.error("%s seq %d not published: %s", item.topic, item.seq, error)
-                with self._lock:
-                    self._dropped[item.topic] += 1
-                continue
-            with self._lock:
-                self._last[item.topic] = message
-            self._send(socket, message)
+                log.error("%s seq %d not published: %s", item.sequence, item.seq, error)
+                self._outbox.count_drop(item)
 
-    def _message(self, item: Item) -> DataMessage:
-        if isinstance(item.record, Prediction):
-            return prediction_message(item.record, item.vocabulary, self._top_k, self.run, item.seq)
-        return health_message(item.record, self.run, item.seq)
+    def _send_item(self, socket: zmq.Socket[bytes], item: Item) -> None:
+        message = wire_message(item.record, item.vocabulary, self._top_k, self.run, item.seq)
+        topic, payload = message_topic(message).encode(), encode(message, self._encoding)
+        # Kept first: who learns of a number can ask for it.
+        self._journal.record(message, topic, payload)
+        self._send(socket, topic, payload)
+
+    def _tidy(self) -> None:
+        with self._retired_lock:
+            retired, self._retired = self._retired, set()
+        for stream in retired:
+            self._journal.forget(stream)
+        self._journal.expire()
 
     def _send_heartbeat(self, socket: zmq.Socket[bytes]) -> None:
-        with self._lock:
-            # Not what is still queued: a subscriber compares this with what it has received.
-            last_seq = dict(self._passed_seq)
-            dropped = dict(self._dropped)
         heartbeat = HeartbeatMessage(
             run=self.run,
             stream="",
@@ -264,11 +268,12 @@ class Publisher(SocketService):
             published_ns=time.time_ns(),
             interval_s=HEARTBEAT_INTERVAL_S,
             uptime_s=round(time.monotonic() - self._started_s, 3),
-            last_seq=last_seq,
-            dropped=dropped,
+            # Not what is still queued: a subscriber compares this with what it has received.
+            last_seq=self._outbox.passed_seq(),
+            dropped=self._outbox.dropped(),
         )
         self._heartbeats += 1
-        self._send(socket, heartbeat)
+        self._send(socket, message_topic(heartbeat).encode(), encode(heartbeat, self._encoding))
 
     def _answer_subscriptions(self, socket: zmq.Socket[bytes]) -> None:
         # All waiting subscriptions together: XPUB can only send to everyone who matches, so a
@@ -280,12 +285,12 @@ class Publisher(SocketService):
                 prefixes.add(frame[1:])
         if not prefixes:
             return
-        for message in self.snapshot():
-            if message_topic(message).encode().startswith(tuple(prefixes)):
-                self._send(socket, message)
+        wanted = tuple(prefixes)
+        for entry in self._journal.last_values():
+            if entry.topic.startswith(wanted):
+                self._send(socket, entry.topic, entry.payload)
 
-    def _send(self, socket: zmq.Socket[bytes], message: DataMessage | HeartbeatMessage) -> None:
-        frames = [message_topic(message).encode(), encode(message, self._encoding)]
+    def _send(self, socket: zmq.Socket[bytes], topic: bytes, payload: bytes) -> None:
         # Never blocks: for a subscriber at its high-water mark XPUB drops the message.
-        socket.send_multipart(frames, flags=zmq.NOBLOCK)
+        socket.send_multipart([topic, payload], flags=zmq.NOBLOCK)
         self._sent += 1

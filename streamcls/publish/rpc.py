@@ -21,6 +21,8 @@ REFUSED = -32000
 """The method understood the request and refused it; the message says why."""
 
 BATCH_LIMIT = 32
+BATCH_REPLY_LIMIT_BYTES = 1024 * 1024
+"""Once the answers to a batch have come to this much, the rest of it is refused."""
 
 Method = Callable[[dict[str, Any]], Any]
 """Takes the request's ``params`` ({} when absent), returns anything msgspec can encode."""
@@ -59,8 +61,22 @@ def answer(request: bytes, methods: Mapping[str, Method]) -> bytes | None:
     if not 0 < len(call) <= BATCH_LIMIT:
         text = f"a batch of {len(call)} requests: send 1 to {BATCH_LIMIT}"
         return _encode(_failure(None, INVALID_REQUEST, text))
-    replies = [reply for one in call if (reply := _answer_one(one, methods)) is not None]
-    return _encode([msgspec.Raw(reply) for reply in replies]) if replies else None
+    return _answer_batch(call, methods)
+
+
+def _answer_batch(calls: list[Any], methods: Mapping[str, Method]) -> bytes | None:
+    replies: list[msgspec.Raw] = []
+    size_bytes = 0
+    for call in calls:
+        if size_bytes < BATCH_REPLY_LIMIT_BYTES:
+            reply = _answer_one(call, methods)
+        else:
+            text = "not carried out: the answer to this batch is full; send the rest in another"
+            reply = _encode(_failure(_request_id(call), REFUSED, text))
+        if reply is not None:
+            replies.append(msgspec.Raw(reply))
+            size_bytes += len(reply)
+    return _encode(replies) if replies else None
 
 
 def _answer_one(call: Any, methods: Mapping[str, Method]) -> bytes | None:

@@ -15,19 +15,22 @@ import secrets
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from streamcls.errors import PublishError, StreamclsError
 
 SCHEMA = "streamcls/1"
 HEARTBEAT_TOPIC = "heartbeat/"
 DATA_TYPES = ("prediction", "event", "health")
+"""What a subscriber hears unless it says otherwise."""
+STREAM_TYPES = (*DATA_TYPES, "rejected")
 """The message types that belong to a stream and carry its sequence numbers."""
 
 LABEL_LIMIT_CHARS = 128
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Encoding = Literal["json", "msgpack"]
+StreamType = Literal["prediction", "event", "health", "rejected"]
 Count = Annotated[int, Meta(ge=0)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 
@@ -44,6 +47,10 @@ class Envelope(Struct, frozen=True, kw_only=True, tag_field="type"):
     stream: Annotated[str, Meta(description="name of the stream; empty in a heartbeat")]
     seq: Annotated[int, Meta(ge=0, description="per run, stream and type: 0, 1, 2, ...")]
     published_ns: Annotated[int, Meta(description="UTC when the publisher encoded it, ns")]
+    recovered: Annotated[
+        bool | UnsetType,
+        Meta(description="true where a client fetched it by replay; never sent by the daemon"),
+    ] = UNSET
 
 
 class PredictionMessage(Envelope, frozen=True, kw_only=True, tag="prediction"):
@@ -72,7 +79,7 @@ class EventMessage(Envelope, frozen=True, kw_only=True, tag="event"):
     state: Annotated[
         Literal["onset", "update", "offset"], Meta(description="where in its life the event is")
     ]
-    label: Annotated[str, Meta(description="the class that sounded")]
+    label: Annotated[str, Meta(description="the class or group that sounded")]
     onset_ns: Annotated[int, Meta(description="UTC when it began, ns")]
     offset_ns: Annotated[
         int | None, Meta(description="UTC when it ended, ns; null until the offset")
@@ -82,6 +89,28 @@ class EventMessage(Envelope, frozen=True, kw_only=True, tag="event"):
     clip: Annotated[
         str | None, Meta(description="name of the saved recording; null when none is kept")
     ] = None
+    reason: Annotated[
+        str,
+        Meta(
+            description="why it ended, empty before; open set: "
+            "score, lost, ended, reload, removed, shutdown"
+        ),
+    ] = ""
+
+
+class RejectedMessage(Envelope, frozen=True, kw_only=True, tag="rejected"):
+    """A detection that was held back, told once, when it is over."""
+
+    label: Annotated[str, Meta(description="the class or group that would have been reported")]
+    reason: Annotated[
+        str,
+        Meta(description="open set: below_threshold, too_short, not_confirmed, cooldown, denied"),
+    ]
+    detail: Annotated[str, Meta(description="the value and the limit it failed, for people")]
+    onset_ns: Annotated[int, Meta(description="UTC when it began, ns")]
+    offset_ns: Annotated[int, Meta(description="UTC when it was over, ns")]
+    peak_score: Annotated[float, Meta(ge=0, le=1, description="largest probability in between")]
+    threshold: Annotated[float, Meta(ge=0, le=1, description="onset threshold in force")]
 
 
 class HealthMessage(Envelope, frozen=True, kw_only=True, tag="health"):
@@ -118,8 +147,23 @@ class HeartbeatMessage(Envelope, frozen=True, kw_only=True, tag="heartbeat"):
     ]
 
 
-DataMessage = PredictionMessage | EventMessage | HealthMessage
+DataMessage = PredictionMessage | EventMessage | HealthMessage | RejectedMessage
 Message = DataMessage | HeartbeatMessage
+
+
+class ReplayPage(Struct, frozen=True, kw_only=True):
+    """The result of the control method ``replay``: a part of one sequence's recent messages."""
+
+    run: Annotated[str, Meta(description="id of the daemon start that the numbers belong to")]
+    first_seq: Annotated[Count | None, Meta(description="oldest that is still kept")]
+    last_seq: Annotated[Count | None, Meta(description="newest that was sent")]
+    next_seq: Annotated[
+        Count | None, Meta(description="ask on from here; null when there is no more")
+    ]
+    messages: Annotated[
+        tuple[DataMessage, ...], Meta(description="in order; a hole in seq was never sent")
+    ]
+
 
 _json_decoder = msgspec.json.Decoder(Message)
 _msgpack_decoder = msgspec.msgpack.Decoder(Message)
@@ -163,6 +207,11 @@ def sequence_topic(message_type: str, stream: str) -> str:
     return f"{message_type}/{stream}/"
 
 
+def message_sequence(message: Message) -> str:
+    """Return the `sequence_topic` of ``message``."""
+    return sequence_topic(str(message.__struct_config__.tag), message.stream)
+
+
 def split_topic(topic: str) -> tuple[str, str]:
     """Return ``(type, stream)`` of any topic; the stream is empty for ``heartbeat/``."""
     message_type, _, rest = topic.partition("/")
@@ -172,14 +221,13 @@ def split_topic(topic: str) -> tuple[str, str]:
 def message_topic(message: Message) -> str:
     """Return the topic frame of ``message`` as text.
 
-    In the label of an event ``%`` and ``/`` are written ``%25`` and ``%2F``, so that a label
+    In a label ``%`` and ``/`` are written ``%25`` and ``%2F``, so that a label
     can never look like two levels of the topic.
     """
     if isinstance(message, HeartbeatMessage):
         return HEARTBEAT_TOPIC
-    message_type = message.__struct_config__.tag
-    topic = sequence_topic(str(message_type), message.stream)
-    if isinstance(message, EventMessage):
+    topic = message_sequence(message)
+    if isinstance(message, EventMessage | RejectedMessage):
         topic += message.label.replace("%", "%25").replace("/", "%2F") + "/"
     return topic
 

@@ -12,6 +12,7 @@ import pytest
 import zmq
 
 from streamcls.errors import PublishError
+from streamcls.publish.journal import JournalLimits
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.publisher import SEND_QUEUE_MESSAGES, Publisher
 from streamcls.publish.schema import (
@@ -136,7 +137,8 @@ def test_a_stalled_subscriber_costs_nobody_anything(connect):
             if decode(payload).seq >= seq:
                 return decode(payload).seq, len(payload)
 
-    with Publisher("tcp://127.0.0.1:*", vocabulary, top_k=0) as publisher:
+    last_values_only = JournalLimits(messages=1)
+    with Publisher("tcp://127.0.0.1:*", vocabulary, top_k=0, journal=last_values_only) as publisher:
         publish(0)
         stalled, healthy = (
             connect(zmq.SUB, publisher.endpoint, b"prediction/", rcvhwm=10, rcvbuf=65536)

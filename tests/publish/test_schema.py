@@ -26,6 +26,7 @@ from streamcls.publish.schema import (
     HeartbeatMessage,
     PredictionMessage,
     ProtocolError,
+    RejectedMessage,
     check_label,
     check_stream_name,
     decode,
@@ -62,6 +63,16 @@ MESSAGES = [
     ),
     HealthMessage(
         **ENVELOPE, state="lost", dropped_samples=1, xruns=2, overruns=3, reason="unplugged"
+    ),
+    RejectedMessage(
+        **ENVELOPE,
+        label="Bark, dog",
+        reason="too_short",
+        detail="lasted 80 ms; min_duration_ms is 160",
+        onset_ns=100,
+        offset_ns=200,
+        peak_score=0.9,
+        threshold=0.6,
     ),
     HeartbeatMessage(
         **{**ENVELOPE, "stream": ""},
@@ -129,12 +140,14 @@ def test_topics():
         "prediction/porch/",
         "event/porch/Bark, dog/",
         "health/porch/",
+        "rejected/porch/Bark, dog/",
         "heartbeat/",
     ]
     assert [split_topic(topic) for topic in topics] == [
         ("prediction", "porch"),
         ("event", "porch"),
         ("health", "porch"),
+        ("rejected", "porch"),
         ("heartbeat", ""),
     ]
 

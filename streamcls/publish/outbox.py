@@ -1,0 +1,121 @@
+"""Records on their way to the publisher thread: numbered, queued, and dropped where that must be.
+
+Every stage's thread puts, the publisher thread takes; one lock guards it all. A record gets its
+number before anything can happen to it, so whatever is lost from here on leaves a hole in `seq`.
+"""
+
+import threading
+from collections import Counter, deque
+from typing import NamedTuple
+
+from streamcls.errors import PublishError
+from streamcls.publish.messages import Record, Vocabulary
+from streamcls.publish.schema import check_stream_name, sequence_topic, split_topic
+
+SEQUENCES_LIMIT = 4096
+"""Numbers are never forgotten within a run, so the streams that can have any are counted."""
+
+
+class Item(NamedTuple):
+    """A record with its place in its sequence."""
+
+    sequence: str
+    seq: int
+    record: Record
+    vocabulary: Vocabulary
+
+
+class Outbox:
+    """The bounded queue between the stages and the publisher thread.
+
+    When it is full the oldest prediction gives way: the next hop replaces it. What is rare and
+    said once (events, health) is dropped only when no prediction is left to drop.
+
+    Args:
+        limit_messages: Records that may wait.
+    """
+
+    def __init__(self, limit_messages: int):
+        self._limit_messages = limit_messages
+        self._lock = threading.Lock()
+        self._queue: deque[Item] = deque()
+        self._next_seq: dict[str, int] = {}
+        self._passed_seq: dict[str, int] = {}
+        self._dropped: Counter[str] = Counter()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, message_type: str, record: Record, vocabulary: Vocabulary) -> bool:
+        """Number a record and queue it; return whether the queue was empty before.
+
+        Raises:
+            PublishError: The stream's name is not allowed, or there were too many.
+        """
+        sequence = sequence_topic(message_type, record.stream)
+        with self._lock:
+            seq = self._next_seq.get(sequence)
+            if seq is None:
+                self._check_new(sequence, record.stream)
+                seq = 0
+            self._next_seq[sequence] = seq + 1
+            if self._closed:
+                self._dropped[sequence] += 1
+                return False
+            if len(self._queue) >= self._limit_messages:
+                self._drop_one()
+            self._queue.append(Item(sequence, seq, record, vocabulary))
+            return len(self._queue) == 1
+
+    def take(self) -> Item | None:
+        """Return the oldest record; None when there is none."""
+        with self._lock:
+            if not self._queue:
+                return None
+            item = self._queue.popleft()
+            self._passed_seq[item.sequence] = item.seq
+            return item
+
+    def count_drop(self, item: Item) -> None:
+        """Count a record that was taken and could not be sent."""
+        with self._lock:
+            self._dropped[item.sequence] += 1
+
+    def close(self) -> None:
+        """Drop all that waits and all that comes, counted."""
+        with self._lock:
+            self._closed = True
+            while self._queue:
+                self._drop_one()
+
+    def passed_seq(self) -> dict[str, int]:
+        """Return for each sequence the last number that was taken or dropped."""
+        with self._lock:
+            return dict(self._passed_seq)
+
+    def dropped(self) -> dict[str, int]:
+        """Return for each sequence that lost any how many were dropped."""
+        with self._lock:
+            return dict(self._dropped)
+
+    def _check_new(self, sequence: str, stream: str) -> None:
+        check_stream_name(stream)
+        if len(self._next_seq) >= SEQUENCES_LIMIT:
+            raise PublishError(
+                f"{sequence} would be sequence {len(self._next_seq) + 1}; a daemon numbers at most "
+                f"{SEQUENCES_LIMIT}: use stream names again, or restart the daemon"
+            )
+
+    def _drop_one(self) -> None:
+        predictions = (
+            index
+            for index, item in enumerate(self._queue)
+            if split_topic(item.sequence)[0] == "prediction"
+        )
+        # The oldest of its own sequence in any case, so that the numbers passed only grow.
+        index = next(predictions, 0)
+        item = self._queue[index]
+        del self._queue[index]
+        self._passed_seq[item.sequence] = item.seq
+        self._dropped[item.sequence] += 1
