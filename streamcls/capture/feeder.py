@@ -32,7 +32,7 @@ class Feeder:
         source: Not open yet; belongs to the feeder from now on.
         ring: At the model's rate; the feeder becomes its writer.
         channel: Which native channel, or ``mix``.
-        on_health: Called on the feeder's thread; must not block.
+        on_health: Called on the feeder's thread, or on that of `tell`; must not block.
 
     Attributes:
         state: The newest state reported.
@@ -52,6 +52,7 @@ class Feeder:
         self.state = HealthState.STARTING
         self._on_health = on_health
         self._stopping = threading.Event()
+        self._awake = threading.Event()
         self._intake = Intake(ring, channel, self._stopping)
         self._thread = threading.Thread(target=self._run, name=f"feeder {stream}", daemon=True)
         self._told_losses = (0, 0, 0, 0)
@@ -68,10 +69,19 @@ class Feeder:
             False when the thread hangs in a driver and had to be left behind.
         """
         self._stopping.set()
+        self._awake.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         self.ring.close()
         return not self._thread.is_alive()
+
+    def retry_now(self) -> None:
+        """Cut the pause before the next attempt short: the source may be back; any thread."""
+        self._awake.set()
+
+    def tell(self, reason: str) -> None:
+        """Report the state once more, with something to know about the source; any thread."""
+        self._on_health(self.health(reason))
 
     def health(self, reason: str = "") -> Health:
         """Return the state with the totals of this moment; any thread may ask."""
@@ -119,7 +129,8 @@ class Feeder:
                 attempt += 1
                 reason = f"attempt {attempt} in {retry_s:g} s; {error}"
                 self._enter(HealthState.RECOVERING, reason)
-            self._stopping.wait(retry_s)
+            self._awake.wait(retry_s)
+            self._awake.clear()
             retry_s = min(2 * retry_s, RETRY_LONGEST_S)
 
     def _capture(self) -> None:
@@ -142,7 +153,7 @@ class Feeder:
             if self.state is not HealthState.SILENT:
                 self._enter(HealthState.SILENT, f"digital silence for {SILENCE_S:g} s; muted?")
         elif self.state is not HealthState.LIVE:
-            self._enter(HealthState.LIVE, "audio arrives")
+            self._enter(HealthState.LIVE, f"audio arrives from {self.source}")
 
     def _tell_losses(self) -> None:
         losses = self._count_losses()
