@@ -103,20 +103,20 @@ class EventDetector:
         with self._lock:
             return self._feed(prediction)
 
-    def close(self, reason: CloseReason, t_ns: int | None = None) -> Records:
+    def close(self, reason: CloseReason | str, t_ns: int | None = None) -> Records:
         """End everything that is going on; every published onset gets its offset.
 
         The detector may be fed afterwards: it begins as if after a loss.
 
         Args:
-            reason: Given in the offsets.
+            reason: Given in the offsets; a `CloseReason` or its value.
             t_ns: UTC at which the audio ended, where that is known better than by the end of the
                 last window.
         """
         with self._lock:
             out: list[Record] = []
             if self._epoch is not None:
-                self._end_epoch(reason, t_ns, out)
+                self._end_epoch(CloseReason(reason), t_ns, out)
             return out or _NOTHING
 
     def summarise(self) -> Summary:

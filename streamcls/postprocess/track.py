@@ -3,8 +3,8 @@
 A track is handed one straight line of score after another. It cuts each where it crosses a
 threshold, so that every *piece* lies in one zone, and walks from piece to piece:
 
-    above onset         a detection begins, or goes on after a pause
-    onset .. offset     a detection goes on, a pause goes on
+    above onset         a detection begins or goes on
+    onset .. offset     a detection goes on, also after a pause
     below offset        a detection pauses; a pause of ``min_gap`` ends it
 
 A detection becomes an event when it has lasted ``min_duration`` and is confirmed. All times are
@@ -76,12 +76,11 @@ class Track:
     def advance(self, line: Line, out: list[Record]) -> None:
         """Follow the score along ``line``; append what is to be said to ``out``."""
         for start_ns, end_ns in self._zones(line):
-            while True:
-                stop_ns = self._next_stop_ns(start_ns, end_ns)
-                self._walk(line, start_ns, stop_ns, out)
-                if stop_ns == end_ns:
-                    break
-                start_ns = stop_ns
+            # Looked up anew for each piece: an event that ended in this line has moved it.
+            if start_ns < self._quiet_until_ns < end_ns:
+                self._walk(line, start_ns, self._quiet_until_ns, out)
+                start_ns = self._quiet_until_ns
+            self._walk(line, start_ns, end_ns, out)
         detection = self._detection
         if (
             detection is not None
@@ -110,43 +109,25 @@ class Track:
             return iter([(line.start_ns, line.end_ns)])
         return pairwise(sorted({line.start_ns, *crossings, line.end_ns}))
 
-    def _next_stop_ns(self, start_ns: int, end_ns: int) -> int:
-        """Return where the walk must halt because time alone changes something there."""
-        stop_ns = end_ns
-        if start_ns < self._quiet_until_ns < stop_ns:
-            stop_ns = self._quiet_until_ns
-        if self._detection is not None and self._detection.fell_ns is not None:
-            over_ns = self._detection.fell_ns + self.rules.min_gap_ns
-            if start_ns < over_ns < stop_ns:
-                stop_ns = over_ns
-        return stop_ns
-
     def _walk(self, line: Line, start_ns: int, end_ns: int, out: list[Record]) -> None:
         """Follow one piece, which lies in one zone."""
         first, last = line.at(start_ns), line.at(end_ns)
         middle = (first + last) / 2
         rules = self.rules
         detection = self._detection
-        if middle >= self.onset_threshold:
-            if detection is None:
-                detection = self._detection = self._start(start_ns, first)
-            elif detection.fell_ns is not None:
-                detection.fell_ns = None
-                detection.mean.join(detection.pause_mean)
-            if rules.confirm_ns and self._above.add(start_ns, end_ns) >= rules.confirm_ns:
-                detection.confirmed = True
-        elif detection is None:
-            self._watch_near(middle, max(first, last), start_ns, line, out)
+        if detection is None:
+            if middle < self.onset_threshold:
+                self._watch_near(middle, max(first, last), start_ns, line, out)
+                return
+            detection = self._detection = self._start(start_ns, first)
+        if middle < self.offset_threshold:
+            self._pause(detection, middle, start_ns, end_ns, line.utc_shift_ns, out)
             return
-        elif middle < self.offset_threshold and detection.fell_ns is None:
-            detection.fell_ns = start_ns
-            detection.pause_mean = Mean()
         if detection.fell_ns is not None:
-            detection.pause_mean.add(middle, end_ns - start_ns)
-            if end_ns - detection.fell_ns >= rules.min_gap_ns:
-                utc_shift_ns = line.utc_shift_ns
-                self._finish(detection, end_ns, utc_shift_ns, CloseReason.SCORE, out)
-            return
+            detection.fell_ns = None
+            detection.mean.join(detection.pause_mean)
+        if rules.confirm_ns and middle >= self.onset_threshold:
+            detection.confirmed |= self._above.add(start_ns, end_ns) >= rules.confirm_ns
         if detection.counts_from_ns < self._quiet_until_ns <= start_ns:
             # What sounds on when the cooldown ends counts from there, as if it began there.
             detection.counts_from_ns = detection.onset_ns = start_ns
@@ -154,6 +135,23 @@ class Track:
         detection.peak = max(detection.peak, first, last)
         detection.mean.add(middle, end_ns - start_ns)
         self._qualify(detection, end_ns, line.utc_shift_ns, out)
+
+    def _pause(
+        self,
+        detection: Detection,
+        score: float,
+        start_ns: int,
+        end_ns: int,
+        utc_shift_ns: int,
+        out: list[Record],
+    ) -> None:
+        """Follow a piece below the offset threshold; long enough, it ends the detection."""
+        if detection.fell_ns is None:
+            detection.fell_ns = start_ns
+            detection.pause_mean = Mean()
+        detection.pause_mean.add(score, end_ns - start_ns)
+        if end_ns - detection.fell_ns >= self.rules.min_gap_ns:
+            self._finish(detection, end_ns, utc_shift_ns, CloseReason.SCORE, out)
 
     def _start(self, start_ns: int, score: float) -> Detection:
         self._near = None

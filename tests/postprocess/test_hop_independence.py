@@ -64,9 +64,9 @@ Spans = dict[str, list[tuple[float, float]]]
 
 
 def sounds_heard_through_a_window(seed: int) -> tuple[Track, Spans]:
-    """Return the scores and times of random sounds as a pooling model of 1 s sees them, unevenly noisy.
+    """Return random sounds: their scores as a pooling model of 1 s sees them, and their times.
 
-    The score is the share of the window that the sound fills, times its clarity.
+    The score is the share of the window that the sound fills, times its clarity, plus noise.
     """
     rng = np.random.default_rng(seed)
     times_s = np.arange(0, 60, 0.01)

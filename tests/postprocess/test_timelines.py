@@ -107,6 +107,11 @@ def test_a_pause_shorter_than_the_minimum_gap_does_not_end_a_sound():
     assert len(offsets(detect(PLAIN, track))) == 3
 
 
+def test_a_pause_is_over_when_the_score_is_back_above_the_offset_threshold():
+    dip = dog((0, 0), (0.8, 0.9), (1.6, 0.9), (1.92, 0.3), (2.24, 0.5), (8, 0.5), (8.08, 0), (9, 0))
+    assert spans(detect(with_settings(min_gap_ms=500), dip)) == [(0.533333, 8.016)]
+
+
 def test_the_mean_counts_the_pauses_inside_a_sound_and_not_the_one_that_ends_it():
     track = dog((0, 0), (0.8, 0), (0.88, 0.8), (1.6, 0.8), (1.68, 0), (2.4, 0), (2.48, 0.8))
     track = dog(*track.knots["dog"], (3.2, 0.8), (3.28, 0), (8, 0))
