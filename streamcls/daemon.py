@@ -30,6 +30,7 @@ from streamcls.engine import (
 )
 from streamcls.notify import Notifier
 from streamcls.publish.control import ControlServer
+from streamcls.publish.keys import ServerKeys
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.publisher import Publisher
 from streamcls.ring import Ring
@@ -90,7 +91,7 @@ class Daemon:
         CheckpointError: The model is unknown or damaged.
         ModelError: The model does not allow the configured hop.
         SourceError: A source can never work (devices that may still appear are not refused).
-        PublishError: An endpoint is malformed or refused.
+        PublishError: An endpoint is malformed or refused, or a key file cannot be used.
     """
 
     def __init__(self, config: Config):
@@ -98,6 +99,9 @@ class Daemon:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._started_s = time.monotonic()
+        security = config.security
+        keys = ServerKeys.load(security.keys, security.clients) if security.keys else None
+        ipc_mode = int(security.ipc_mode, 8)
         self.checkpoint: Checkpoint = load_checkpoint(find_checkpoint(config.model))
         self._hop_samples = choose_hop_samples(self.checkpoint, config.inference.hop_ms)
         sources = {name: _parse_source(stream) for name, stream in config.streams.items()}
@@ -109,7 +113,9 @@ class Daemon:
             Vocabulary(header.name, tuple(header.labels)),
             encoding=config.publish.encoding,
             top_k=config.publish.top_k,
+            keys=keys,
             insecure=config.publish.insecure,
+            ipc_mode=ipc_mode,
         )
         self._control = ControlServer(
             config.publish.control,
@@ -118,7 +124,9 @@ class Daemon:
                 "streams.list": self._list_streams,
                 "snapshot": lambda _: self._publisher.snapshot(),
             },
+            keys=keys,
             insecure=config.publish.insecure,
+            ipc_mode=ipc_mode,
         )
         self._streams = {
             name: self._build_stream(name, config.streams[name], source)
@@ -263,6 +271,10 @@ class Daemon:
             "labels": self.checkpoint.header.labels,
             "hop_ms": samples_to_ms(self._hop_samples, front_end.sample_rate_hz),
             "publisher": self._publisher.stats(),
+            "connections": {
+                "publish": self._publisher.connections(),
+                "control": self._control.connections(),
+            },
             "summary": self._summarise(),
         }
 

@@ -128,6 +128,8 @@ def test_every_flag_reaches_its_key_and_show_reads_back(tmp_path: Path):
             "top_k": 3,
             "insecure": False,
         },
+        "ingest": {"endpoint": "tcp://127.0.0.1:5572"},
+        "security": {"ipc_mode": "0600"},
         "log": {"level": "debug"},
     }
     path = tmp_path / "shown.toml"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamcls.config
-from streamcls.config import Config, StreamConfig, json_schema, load_config, to_toml
+from streamcls.config import Config, SecurityConfig, StreamConfig, json_schema, load_config, to_toml
 from streamcls.config.schema import dotted_keys
 from streamcls.errors import ConfigError
 
@@ -322,6 +322,23 @@ def test_open_endpoints_need_insecure():
     with pytest.raises(ConfigError, match="insecure = true"):
         load_config(overrides=overrides, environ={})
     assert load_config(overrides=overrides | {"publish.insecure": "true"}, environ={})
+
+
+def test_keys_open_the_network_and_clients_need_keys(tmp_path: Path):
+    overrides = {"publish.endpoint": "tcp://*:5570", "security.keys": str(tmp_path)}
+    config = load_config(overrides=overrides, environ={})
+    assert config.security == SecurityConfig(keys=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"streamcls keys new.*security\.keys"):
+        load_config(overrides={"publish.control": "tcp://0.0.0.0:1"}, environ={})
+    (problem,) = problems_of(tmp_path, '[security]\nclients = "/etc/clients"\n')
+    assert problem.startswith('security.clients = "/etc/clients": without security.keys')
+    assert "streamcls keys new" in problem
+
+
+@pytest.mark.parametrize("mode", ["0777", "0640", "660", 0o600])
+def test_only_modes_that_make_sense_for_a_socket_are_accepted(tmp_path: Path, mode: object):
+    (problem,) = problems_of(tmp_path, f"[security]\nipc_mode = {json.dumps(mode)}\n")
+    assert 'one of "0600", "0660", "0666"' in problem
 
 
 @pytest.mark.parametrize("with_origin", [False, True])

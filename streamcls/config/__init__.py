@@ -19,6 +19,7 @@ from streamcls.config.schema import (
     IngestConfig,
     LogConfig,
     PublishConfig,
+    SecurityConfig,
     StreamConfig,
     json_schema,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "IngestConfig",
     "LogConfig",
     "PublishConfig",
+    "SecurityConfig",
     "StreamConfig",
     "json_schema",
     "load_config",

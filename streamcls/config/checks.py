@@ -180,12 +180,19 @@ def _check_endpoints(config: Config) -> Iterator[Problem]:
         "publish.control": config.publish.control,
         "ingest.endpoint": config.ingest.endpoint,
     }
+    security = config.security
+    if security.clients is not None and security.keys is None:
+        yield Problem(
+            ("security.clients", "security.keys"),
+            f'security.clients = "{security.clients}": without security.keys nobody is asked for '
+            f"a key; make them with `streamcls keys new` and name their folder as security.keys",
+        )
     owners: dict[str, str] = {}
     for key, endpoint in endpoints.items():
         try:
-            check_bind(endpoint, config.publish.insecure)
+            check_bind(endpoint, config.publish.insecure, encrypted=security.keys is not None)
         except PublishError as error:
-            yield Problem((key, "publish.insecure"), f"{key}: {error}")
+            yield Problem((key, "publish.insecure", "security.keys"), f"{key}: {error}")
         first = owners.setdefault(endpoint, key)
         if first != key and not endpoint.endswith((":*", ":0")):
             yield Problem((first, key), f'{key} = "{endpoint}": the same as {first}; use another')

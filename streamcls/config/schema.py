@@ -91,7 +91,7 @@ class PublishConfig:
         int, Meta(ge=0, le=10_000, description="Scores in a prediction; 0 sends all.")
     ] = 5
     insecure: Annotated[
-        bool, Meta(description="Allow unauthenticated sockets beyond this machine.")
+        bool, Meta(description="Allow sockets without keys that other machines can reach.")
     ] = False
 
 
@@ -103,6 +103,24 @@ class IngestConfig:
         Text,
         Meta(description="tcp://HOST:PORT or ipc://PATH; bound when a stream is remote:."),
     ] = "tcp://127.0.0.1:5572"
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityConfig:
+    """``[security]``: who may connect to the sockets."""
+
+    keys: Annotated[
+        Text | None,
+        Meta(description="Folder of `streamcls keys new`; encrypts every socket. None: open."),
+    ] = None
+    clients: Annotated[
+        Text | None,
+        Meta(description="Folder of the clients' public keys, instead of clients in keys."),
+    ] = None
+    ipc_mode: Annotated[
+        Literal["0600", "0660", "0666"],
+        Meta(description="Mode of ipc:// sockets: owner, owner and group, or everybody here."),
+    ] = "0600"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +150,7 @@ class Config:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
     log: LogConfig = field(default_factory=LogConfig)
     origins: Mapping[str, str] = field(
         default_factory=dict, compare=False, repr=False, metadata={"key": False}
