@@ -19,7 +19,6 @@ from streamcls.errors import CheckpointError
 from tests.models.checkpoints import LABELS, save_seasoned
 from tests.models.networks import build_seasoned
 
-
 FRONT_END = {"sample_rate_hz": 16_000, "hop_samples": 160, "frame_samples": 400}
 
 

@@ -1,9 +1,9 @@
 """The incremental executor: one compiled step over the states of many streams.
 
 State of all streams lives on the device in arrays ``[slots + 1, ...]``; the extra row belongs to
-the padding of half-filled buckets. A step gathers the rows of the streams that have a hop, runs front
-end, trunk and head on them, and scatters the rows back into the donated arrays. Buckets have 1,
-2, 4, ... rows; all are compiled and checked in `warm_up`, so nothing compiles while audio flows.
+the padding of half-filled buckets. A step gathers the rows of the streams that have a hop, runs
+front end, trunk and head on them, and scatters the rows back into the donated arrays. Buckets have
+1, 2, 4, ... rows; all are compiled and checked in `warm_up`, so nothing compiles while audio flows.
 
 Owned by the engine's thread after `warm_up`.
 """

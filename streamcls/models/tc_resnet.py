@@ -36,7 +36,7 @@ class TcResNetConfig:
     dropout: float = 0.2
 
 
-def _block(
+def residual_block(
     channels_in: int,
     channels: int,
     stride_frames: int,
@@ -85,7 +85,7 @@ def build_tc_resnet(
     ]
     channels = stem
     for width, stride_frames in zip(widths, config.strides_frames, strict=True):
-        layers.append(_block(channels, width, stride_frames, config.kernel_frames, rngs))
+        layers.append(residual_block(channels, width, stride_frames, config.kernel_frames, rngs))
         channels = width
     layers.append(Dropout(config.dropout, rngs=rngs))
     head = MeanHead(channels, n_classes, config.dropout, rngs=rngs)
