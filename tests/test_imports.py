@@ -29,7 +29,9 @@ CLIENTS = ("inbox", "client", "textline", "livetable", "listen")
 KEYS = {"publish.keys", "publish.auth"}
 """Keys and CURVE, for both ends of every socket."""
 CLIENT_SIDE = {"publish.schema", *KEYS, *CLIENTS}
-DAEMON_SIDE = {*FOUNDATION, *STAGES, "config", "notify", "summary", "daemon"}
+SOCKETS = {"publish.endpoint", "publish.service", "publish.wakeup", *KEYS}
+"""Listening and being woken up; what every socket needs, not only the publisher's."""
+DAEMON_SIDE = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary", "daemon"}
 
 ALLOWED: dict[str, set[str]] = {
     "": set(),  # streamcls/__init__.py runs before every import of anything else
@@ -42,17 +44,19 @@ ALLOWED: dict[str, set[str]] = {
     "config": {*FOUNDATION, "publish.endpoint"},
     **{stage: {*FOUNDATION, *STAGES[:index]} for index, stage in enumerate(STAGES)},
     **{key: {*FOUNDATION, *CLIENT_SIDE} for key in CLIENTS},
-    "daemon": DAEMON_SIDE,
+    "signals": set(),
+    "ingest": {*FOUNDATION, "capture", *SOCKETS},
+    "send": {*FOUNDATION, "ring", "capture", *SOCKETS, "signals"},
+    "relay": {*FOUNDATION, *SOCKETS, "signals"},
+    "daemon": {*DAEMON_SIDE, "signals"},
     "summary": {*FOUNDATION, "engine"},
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},
-    "cli": {*DAEMON_SIDE, *CLIENT_SIDE, "demo"},
+    "cli": {*DAEMON_SIDE, *CLIENT_SIDE, "demo", "send", "relay"},
     "__main__": {"cli"},
     "train": {*FOUNDATION, "features", "models", "header", "checkpoint", "engine", "zoo"},
 }
 """Component -> the components (or single modules) it may import besides itself."""
 ALLOWED["header"].add("zoo")
-# Senders connect to a socket of the capture stage, so it needs what the other sockets have.
-ALLOWED["capture"] |= {"publish.endpoint", *KEYS}
 
 
 def component(module: str) -> str:

@@ -3,6 +3,7 @@
 from streamcls.capture.factory import parse_source
 from streamcls.capture.feeder import Feeder
 from streamcls.capture.portaudio import InputDevice, list_devices
+from streamcls.capture.remote import RemoteSource
 from streamcls.capture.resample import Channel
 from streamcls.capture.source import EndOfStream, Source, SourceLost, SourceOptions
 
@@ -11,6 +12,7 @@ __all__ = [
     "EndOfStream",
     "Feeder",
     "InputDevice",
+    "RemoteSource",
     "Source",
     "SourceLost",
     "SourceOptions",

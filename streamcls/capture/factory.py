@@ -9,6 +9,7 @@ from pathlib import Path
 from streamcls.capture.device import DeviceSource
 from streamcls.capture.file import FileSource
 from streamcls.capture.pipe import PipeSource
+from streamcls.capture.remote import RemoteSource
 from streamcls.capture.source import Source, SourceOptions
 from streamcls.errors import SourceError
 
@@ -38,10 +39,17 @@ def _make_pipe(rest: str, options: SourceOptions) -> Source:
     )
 
 
+def _make_remote(name: str, options: SourceOptions) -> Source:
+    if not name:
+        raise SourceError("remote: needs the name that its sender gives, for example remote:porch")
+    return RemoteSource(name)
+
+
 SCHEMES: dict[str, tuple[str, Callable[[str, SourceOptions], Source]]] = {
     "device": ("device[:NAME]", _make_device),
     "file": ("file:PATH", _make_file),
     "pipe": ("pipe:", _make_pipe),
+    "remote": ("remote:NAME", _make_remote),
 }
 """Scheme -> how it is written, how it is made from what follows the colon."""
 
