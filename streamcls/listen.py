@@ -17,8 +17,10 @@ import msgspec
 from rich.console import Console
 
 from streamcls.client import Subscriber
+from streamcls.client.diagnosis import find_obstacle
 from streamcls.inbox import Gap
 from streamcls.livetable import LiveTable
+from streamcls.publish.keys import ClientKeys
 from streamcls.publish.schema import DATA_TYPES, Message
 from streamcls.textline import format_message
 
@@ -76,7 +78,8 @@ class Lines:
             self._warned = False
         elif not self._warned:
             self._warned = True
-            print(f"waiting for a daemon at {subscriber.endpoint} ...", file=sys.stderr)
+            obstacle = find_obstacle(subscriber.endpoint, subscriber.keys)
+            print(f"waiting for {subscriber.endpoint}: {obstacle}", file=sys.stderr)
 
 
 def format_json(message: Message | Gap) -> str:
@@ -104,6 +107,7 @@ def run_listen(
     as_json: bool = False,
     console: Console | None = None,
     duration_s: float | None = None,
+    keys: ClientKeys | None = None,
 ) -> int:
     """Show what a daemon publishes, until Ctrl-C or for ``duration_s``.
 
@@ -113,6 +117,7 @@ def run_listen(
         as_json: Print JSON lines.
         console: Where to print; stdout by default.
         duration_s: Stop after this time; None never stops.
+        keys: This client's keys, for a daemon that asks for them.
 
     Returns:
         The exit code. 0, also after Ctrl-C and when the reader of the pipe goes away: that is
@@ -130,7 +135,7 @@ def run_listen(
             else:
                 view = Lines(console, as_json)
             subscriber = stack.enter_context(
-                Subscriber(endpoint, streams=streams, types=view.types)
+                Subscriber(endpoint, streams=streams, types=view.types, keys=keys)
             )
             _pump(subscriber, view, math.inf if duration_s is None else duration_s)
     except KeyboardInterrupt:
@@ -140,7 +145,8 @@ def run_listen(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if math.isinf(subscriber.silence_s):
-        print(f"nothing heard from {endpoint}: is the daemon running there?", file=sys.stderr)
+        obstacle = find_obstacle(endpoint, keys)
+        print(f"nothing heard from {endpoint}: {obstacle}", file=sys.stderr)
         return 1
     return 0
 

@@ -4,6 +4,7 @@ import argparse
 import math
 from typing import Any
 
+from streamcls.cli.keys import add_client_keys, read_client_keys
 from streamcls.cli.manual import Page, add_command
 from streamcls.config import PublishConfig
 
@@ -15,6 +16,7 @@ are counted and said.""",
 examples:
   streamcls listen
   streamcls listen tcp://192.0.2.7:5570 --stream porch --stream yard
+  streamcls listen tcp://192.0.2.7:5570 --client-key porch.key --server-key server.pub
   streamcls listen --json --duration 10 | jq -c 'select(.type == "prediction") | .scores'""",
 )
 
@@ -42,6 +44,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--duration", type=_seconds, metavar="S", help="stop after S seconds (default: never)"
     )
+    add_client_keys(parser)
     parser.set_defaults(command=_listen)
 
 
@@ -53,6 +56,7 @@ def _listen(arguments: argparse.Namespace) -> int:
         streams=arguments.stream,
         as_json=arguments.json,
         duration_s=arguments.duration,
+        keys=read_client_keys(arguments),
     )
 
 

@@ -36,6 +36,7 @@ class _SubscriberBase:
         keys: ClientKeys | None = None,
     ):
         self.endpoint = endpoint
+        self.keys = keys
         self.inbox = Inbox(streams, types)
         self.timeout_s = timeout_s
         self._ready: deque[Message | Gap] = deque()

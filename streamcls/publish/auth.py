@@ -41,7 +41,7 @@ LOG_INTERVAL_S = 10.0
 NO_CURVE = "no CURVE (the client needs --client-key and --server-key)"
 WRONG_SERVER_KEY = "wrong server key (the client needs this daemon's server.pub)"
 UNKNOWN_KEY = "unknown client key"
-INCOMPLETE = "handshake not completed"
+INCOMPLETE = "handshake not completed (a client without keys, or no ZeroMQ)"
 
 _MONITORED = (
     zmq.EVENT_ACCEPTED

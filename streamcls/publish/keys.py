@@ -108,7 +108,8 @@ class AllowList:
     def __init__(self, folder: Path):
         self.folder = folder
         self.problems: dict[str, str] = {}
-        """File name -> why that file lets nobody in."""
+        """File name -> why that file lets nobody in; logged when somebody knocks."""
+        self._said: dict[str, str] = {}
         self._lock = threading.Lock()
         self._versions: dict[str, tuple[int, ...]] | None = None
         self._clients: dict[str, Client] = {}  # by file name
@@ -120,6 +121,7 @@ class AllowList:
                 self._refresh()
             except PublishError as error:
                 self._forget_all(str(error))
+            self._say_new_problems()
             # By name, so that a key in two files always has the rights of the same one.
             matching = (c for _, c in sorted(self._clients.items()) if c.public == public)
             return next(matching, None)
@@ -155,14 +157,18 @@ class AllowList:
             self.problems.pop(name, None)
         except PublishError as error:
             self.problems[name] = str(error)
-            log.warning("client key ignored: %s", error)
 
     def _forget_all(self, problem: str) -> None:
         self._clients.clear()
         self._versions = None
-        if self.problems != {"": problem}:
-            self.problems = {"": problem}
-            log.error("no client is let in: %s", problem)
+        self.problems = {"": f"no client is let in: {problem}"}
+
+    def _say_new_problems(self) -> None:
+        if self._said != self.problems:
+            for name, problem in self.problems.items():
+                if self._said.get(name) != problem:
+                    log.warning("client key ignored: %s", problem)
+            self._said = dict(self.problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +241,18 @@ def create_client(folder: Path, name: str, rights: Collection[Right]) -> tuple[P
     return private, public
 
 
+def parse_rights(words: Collection[str]) -> frozenset[Right]:
+    """Return the rights that ``words`` name.
+
+    Raises:
+        PublishError: One does not exist.
+    """
+    for word in words:
+        if word not in tuple(Right):
+            raise PublishError(f"right {word[:80]!r} does not exist: choose from {_words(Right)}")
+    return frozenset(map(Right, words))
+
+
 def read_private(path: Path) -> KeyPair:
     """Return the pair in a private key file.
 
@@ -242,6 +260,9 @@ def read_private(path: Path) -> KeyPair:
         PublishError: It cannot be read, is damaged, or others may read or replace it.
     """
     content, status = _read_file(path)
+    table = _parse(path, content)
+    if "secret" not in table:
+        raise PublishError(f"{path} holds no private key: name a {PRIVATE_SUFFIX} file")
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise PublishError(
@@ -250,7 +271,6 @@ def read_private(path: Path) -> KeyPair:
         )
     _check_owner(path, status)
     _check_folder(path.parent)
-    table = _parse(path, content)
     public, secret = _key(path, table, "public"), _key(path, table, "secret")
     try:
         return KeyPair(public, secret)
