@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from streamcls.cli import config, demo, devices, keys, listen, models, run
+from streamcls.cli import config, demo, devices, keys, listen, models, relay, run, send
 from streamcls.cli.manual import PAGE, add_version
 from streamcls.errors import ConfigError, StreamclsError
 
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_version(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run, demo, listen, devices, models, config, keys):
+    for module in (run, demo, listen, send, relay, devices, models, config, keys):
         module.add_parser(commands)
     return parser
 

@@ -118,6 +118,7 @@ class Sender:
         self._next_sample = 0
         self._pending: list[bytes] | None = None  # encoded, but libzmq had no room
         self._welcome = False
+        self._missed = False
         self._refusal = ""
         self._refused_wait_s = BEAT_INTERVAL_S
         self._beat_due_s = 0.0
@@ -193,7 +194,7 @@ class Sender:
         self._clock.observe(answer.sent_ns, answer.received_ns, answer.answered_ns, back_ns)
         if self._welcome:
             return
-        self._welcome = True
+        self._welcome, self._missed = True, False
         self._refusal, self._refused_wait_s = "", BEAT_INTERVAL_S
         self.connections += 1
         round_trip_ns, offset_ns = self._clock.best
@@ -309,7 +310,9 @@ class Sender:
         """Begin afresh: libzmq does not notice a peer that vanished without a word."""
         if self._welcome:
             log.warning("%s does not answer any more; reconnecting", self._options.endpoint)
-        self._welcome = False
+        elif not self._missed:
+            log.warning("no daemon answers at %s; trying on", self._options.endpoint)
+        self._welcome, self._missed = False, True
         self._answered_s = time.monotonic()
         self._beat_due_s = 0.0
         self._socket.close(linger=0)
