@@ -4,22 +4,27 @@ Read from top to bottom it is the life of the process: `Daemon.__init__` checks 
 be wrong before anything expensive happens, `start` opens sockets, compiles and captures, `serve`
 waits in the main thread, `shutdown` ends the stages in the order of the data's way.
 
-Threads: one feeder per stream writes its ring; the engine reads all rings; publisher and control
-own their sockets; the main thread only watches.
+Threads: one feeder per stream writes its ring; the engine reads all rings; publisher, control and
+ingest own their sockets; the main thread only watches.
 """
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from streamcls.capture import Channel, Feeder, Source, SourceOptions, parse_source
+from streamcls.capture import (
+    Channel,
+    Feeder,
+    RemoteSource,
+    Source,
+    SourceOptions,
+    hide_credentials,
+    parse_source,
+)
 from streamcls.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from streamcls.config import Config, StreamConfig
 from streamcls.engine import (
@@ -28,12 +33,14 @@ from streamcls.engine import (
     choose_hop_samples,
     enable_compilation_cache,
 )
+from streamcls.ingest import Ingest
 from streamcls.notify import Notifier
 from streamcls.publish.control import ControlServer
 from streamcls.publish.keys import ServerKeys
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.publisher import Publisher
 from streamcls.ring import Ring
+from streamcls.signals import stop_on_signals
 from streamcls.summary import Summary, report
 from streamcls.types import Health, HealthState
 from streamcls.units import samples_to_ms
@@ -60,7 +67,7 @@ def run_daemon(config: Config, summary_path: Path | None = None) -> int:
         StreamclsError: Something named in the configuration cannot be used.
     """
     daemon = Daemon(config)
-    with _stop_on_signals(daemon), Notifier() as notifier:
+    with stop_on_signals(daemon.stop), Notifier() as notifier:
         try:
             daemon.start()
             daemon.serve(notifier)
@@ -132,6 +139,17 @@ class Daemon:
             name: self._build_stream(name, config.streams[name], source)
             for name, source in sources.items()
         }
+        self._ingest: Ingest | None = None
+        remote = [s for s in self._streams.values() if isinstance(s.source, RemoteSource)]
+        if remote:
+            self._ingest = Ingest(
+                config.ingest.endpoint,
+                keys=keys,
+                insecure=config.publish.insecure,
+                ipc_mode=ipc_mode,
+            )
+            for stream in remote:
+                self._ingest.add(stream.feeder)
         self._engine: Engine | None = None
 
     def _build_stream(self, name: str, stream: StreamConfig, source: Source) -> _Stream:
@@ -142,10 +160,10 @@ class Daemon:
         ring = Ring(capacity_samples, rate_hz, self._wake.set)
         channel: Channel = stream.channel
         feeder = Feeder(name, source, ring, channel, self._take_health)
-        return _Stream(stream.source, source, ring, feeder)
+        return _Stream(hide_credentials(stream.source), source, ring, feeder)
 
     def _take_health(self, health: Health) -> None:
-        """Publish and log a change of a stream's state (in the feeder's thread)."""
+        """Publish and log a change of a stream's state (in the feeder's or the ingest thread)."""
         self._publisher.publish_health(health)
         serious = health.state in _AWAY - {HealthState.ENDED}
         level = logging.WARNING if serious else logging.INFO
@@ -162,6 +180,9 @@ class Daemon:
         log.info(
             "publishing on %s, control on %s", self._publisher.endpoint, self._control.endpoint
         )
+        if self._ingest is not None:
+            self._ingest.start()
+            log.info("audio of senders is taken on %s", self._ingest.endpoint)
         if enable_compilation_cache() is None:
             log.warning("no writable compilation cache: every start compiles anew")
         began_s = time.monotonic()
@@ -222,6 +243,8 @@ class Daemon:
 
     def shutdown(self) -> Summary:
         """End capture, then the engine, then the sockets; return the final figures."""
+        if self._ingest is not None:
+            self._ingest.close()
         for name, stream in self._streams.items():
             if not stream.feeder.stop():
                 log.warning("stream %s: its driver hangs and was left behind", name)
@@ -274,7 +297,9 @@ class Daemon:
             "connections": {
                 "publish": self._publisher.connections(),
                 "control": self._control.connections(),
+                "ingest": self._ingest.connections() if self._ingest else None,
             },
+            "ingest": self._ingest.stats() if self._ingest else None,
             "summary": self._summarise(),
         }
 
@@ -294,21 +319,3 @@ def _parse_source(stream: StreamConfig) -> Source:
         sample_format=stream.sample_format,
     )
     return parse_source(stream.source, options)
-
-
-@contextmanager
-def _stop_on_signals(daemon: Daemon) -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the daemon in order; a second SIGINT interrupts at once."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del frame
-        daemon.stop()
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -6,6 +6,7 @@ from streamcls.capture.portaudio import InputDevice, list_devices
 from streamcls.capture.remote import RemoteSource
 from streamcls.capture.resample import Channel
 from streamcls.capture.source import EndOfStream, Source, SourceLost, SourceOptions
+from streamcls.capture.url import hide_credentials
 
 __all__ = [
     "Channel",
@@ -16,6 +17,7 @@ __all__ = [
     "Source",
     "SourceLost",
     "SourceOptions",
+    "hide_credentials",
     "list_devices",
     "parse_source",
 ]

@@ -1,0 +1,22 @@
+"""Addresses of audio on the network: which there are, and how to show them without secrets."""
+
+import re
+
+NETWORK_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp")
+
+_SECRETS = re.compile(r"^(\w+://)(?:[^/?#]*@)?([^?#]*)(\?.*)?(?:#.*)?$", re.DOTALL)
+
+
+def hide_credentials(source: str) -> str:
+    """Return a source as it may be logged: an address without user, password and query.
+
+    Example:
+        >>> hide_credentials("rtsp://me:secret@camera/live?token=1")
+        'rtsp://camera/live?...'
+        >>> hide_credentials("file:a?b.wav")
+        'file:a?b.wav'
+    """
+    match = _SECRETS.match(source)
+    if match is None:
+        return source
+    return f"{match[1]}{match[2]}{'?...' if match[3] else ''}"
