@@ -99,3 +99,18 @@ def test_a_detection_keeps_the_thresholds_it_began_with():
     # Far longer than the floor needs to come down: the sound ends where it was said to end.
     assert porch.hear(0.62, 200) == []
     assert porch.hear(0.5, 1) == ["offset"]
+
+
+def test_a_floor_found_just_after_the_onset_waits_until_the_detection_is_over():
+    settings = EventSettings(onset_threshold=0.6, update_interval_s=0, noise_floor=SETTINGS)
+    onsets = []
+    for hops in range(30, 60):
+        porch = Porch(settings)
+        porch.hear(0.01, 5)
+        porch.hear(0.55, hops * 0.08)
+        onsets.append(porch.hear(0.65, 1) == ["onset"])
+        # Above the offset threshold of 0.4, and below it once the floor has lifted it to 0.54.
+        assert porch.hear(0.5, 2) == []
+    # The floor passes its quantile somewhere in between.
+    assert onsets[0]
+    assert not onsets[-1]
