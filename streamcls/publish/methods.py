@@ -15,7 +15,9 @@ from streamcls.publish.rpc import InvalidParamsError, Method
 from streamcls.publish.schema import LABEL_LIMIT_CHARS, Count, Probability, StreamType
 
 StreamName = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="name of the stream")
+    str,
+    # Without the last part Python's $ would allow a newline at the end.
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)", description="name of the stream"),
 ]
 Label = Annotated[
     str, Meta(min_length=1, max_length=LABEL_LIMIT_CHARS, description="class or group")
@@ -118,14 +120,14 @@ class MethodTable(Mapping[str, Method]):
             `StreamclsError` to refuse.
 
     Raises:
-        ValueError: A name is not in `METHODS`.
+        ValueError: A name is not in `METHODS`, or is ``methods``, which the table answers itself.
     """
 
     def __init__(self, functions: Mapping[str, Callable[[Any], Any]]):
-        unknown = functions.keys() - METHODS.keys()
+        unknown = functions.keys() - (METHODS.keys() - {"methods"})
         if unknown:
             raise ValueError(f"not control methods: {', '.join(sorted(unknown))}; see METHODS")
-        functions = {"methods": self._describe, **functions}
+        functions = {**functions, "methods": self._describe}
         self._methods = {
             name: _check_params(spec.params, functions[name])
             for name, spec in METHODS.items()

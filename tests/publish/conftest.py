@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from streamcls.publish.messages import Vocabulary
-from streamcls.types import Flag, Health, HealthState, Prediction
+from streamcls.types import Event, EventState, Flag, Health, HealthState, Prediction, Rejection
 
 LABELS = ("yes", "no", "up", "down")
 
@@ -44,6 +44,29 @@ def make_prediction() -> Callable[..., Prediction]:
 @pytest.fixture
 def health() -> Health:
     return Health("porch", HealthState.LOST, 16000, 320, 1, 2, 3, "device unplugged")
+
+
+@pytest.fixture
+def make_event() -> Callable[..., Event]:
+    def make(state: EventState, label: str = "yes", **fields) -> Event:
+        ended = state is EventState.OFFSET
+        values = {
+            "stream": "porch",
+            "id": f"{label}-1",
+            "onset_ns": 1_700_000_000_000_000_000,
+            "offset_ns": 1_700_000_001_000_000_000 if ended else None,
+            "peak_score": 0.987654321,
+            "mean_score": 0.75,
+            "reason": "score" if ended else "",
+        }
+        return Event(state=state, label=label, **{**values, **fields})
+
+    return make
+
+
+@pytest.fixture
+def rejection() -> Rejection:
+    return Rejection("porch", "no", "too_short", "lasted 80 ms", 100, 180, 0.7, 0.6)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """From records to messages: the scores of a posterior."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from streamcls.errors import PublishError
-from streamcls.publish.messages import Vocabulary, health_message, prediction_message, top_scores
+from streamcls.publish.messages import (
+    Vocabulary,
+    event_message,
+    health_message,
+    prediction_message,
+    rejected_message,
+    top_scores,
+)
+from streamcls.publish.schema import decode, encode
+from streamcls.types import EventState
 
 posteriors = st_numpy.arrays(
     np.float32, st.integers(1, 60), elements=st.floats(0, 1, width=32), unique=True
@@ -42,7 +52,7 @@ def test_a_vocabulary_needs_distinct_labels():
         Vocabulary("commands", ("yes", "no", "no"))
 
 
-def test_every_field_arrives(make_prediction, vocabulary, health):
+def test_every_field_arrives(make_prediction, vocabulary, health, make_event, rejection):
     record = make_prediction(epoch=3)
     message = prediction_message(record, vocabulary, 2, "run", 5)
     assert message.scores == {"no": 0.7, "up": 0.15}
@@ -57,3 +67,27 @@ def test_every_field_arrives(make_prediction, vocabulary, health):
     for name in ("captured_samples", "dropped_samples", "xruns", "overruns", "reason"):
         assert getattr(message, name) == getattr(health, name)
     assert message.nonfinite_samples == health.nonfinite_samples
+
+    record = make_event(EventState.OFFSET, "Bark, dog")
+    message = event_message(record, "run", 7)
+    for name in ("stream", "id", "state", "label", "onset_ns", "offset_ns", "mean_score", "reason"):
+        assert getattr(message, name) == getattr(record, name)
+    assert (message.peak_score, message.seq, message.run) == (0.987654, 7, "run")
+
+    message = rejected_message(rejection, "run", 8)
+    for name in ("label", "reason", "detail", "onset_ns", "offset_ns", "peak_score", "threshold"):
+        assert getattr(message, name) == getattr(rejection, name)
+    assert (message.stream, message.seq) == ("porch", 8)
+
+
+def test_scores_of_events_stay_probabilities(make_event):
+    message = event_message(make_event(EventState.UPDATE, mean_score=1.0000001), "run", 0)
+    assert decode(encode(message)) == message
+    with pytest.raises(ValueError, match="finite"):
+        event_message(make_event(EventState.UPDATE, peak_score=float("nan")), "run", 0)
+
+
+def test_a_reason_with_a_file_name_that_is_no_text_can_be_sent(health):
+    message = health_message(replace(health, reason="cannot read 'caf\udce9.wav'"), "run", 0)
+    assert decode(encode(message)) == message
+    assert message.reason == "cannot read 'caf?.wav'"

@@ -1,27 +1,34 @@
 """The publisher over real sockets, heard with plain zmq (the client has its own tests)."""
 
+import json
 import os
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
 
 from streamcls.errors import PublishError
+from streamcls.publish.control import ControlServer
 from streamcls.publish.journal import JournalLimits
 from streamcls.publish.messages import Vocabulary
+from streamcls.publish.methods import MethodTable, ReplayParams
 from streamcls.publish.publisher import SEND_QUEUE_MESSAGES, Publisher
 from streamcls.publish.schema import (
+    EventMessage,
     HealthMessage,
     HeartbeatMessage,
     PredictionMessage,
+    ReplayPage,
     decode,
 )
-from streamcls.types import Prediction
+from streamcls.types import EventState, Prediction
 
 MANY_LABELS = tuple(f"class number {index}" for index in range(521))
 
@@ -282,3 +289,108 @@ def test_a_flood_of_subscriptions_is_survived(vocabulary, make_prediction, conne
         socket = connect(zmq.SUB, publisher.endpoint, b"prediction/porch/")
         assert _receive(socket)[1].seq == 0
         assert publisher.alive
+
+
+def test_events_and_rejections_are_numbered_per_stream_and_type(
+    vocabulary, make_event, rejection, health, connect
+):
+    with Publisher("tcp://127.0.0.1:*", vocabulary) as publisher:
+        everything = connect(zmq.SUB, publisher.endpoint, b"")
+        _receive(everything)
+        publisher.publish_event(make_event(EventState.ONSET, "yes"))
+        publisher.publish_event(make_event(EventState.ONSET, "on/off"))
+        publisher.publish_rejection(rejection)
+        publisher.publish_health(health)
+        publisher.publish_event(make_event(EventState.OFFSET, "yes"))
+        publisher.publish_rejection(rejection)
+        heard = []
+        while len(heard) < 6:
+            topic, message = _receive(everything)
+            if not isinstance(message, HeartbeatMessage):
+                heard.append((topic, message.seq))
+        assert heard == [
+            (b"event/porch/yes/", 0),
+            (b"event/porch/on%2Foff/", 1),
+            (b"rejected/porch/no/", 0),
+            (b"health/porch/", 0),
+            (b"event/porch/yes/", 2),
+            (b"rejected/porch/no/", 1),
+        ]
+        # The last event, and the one that is still open.
+        events = [message for message in publisher.snapshot() if isinstance(message, EventMessage)]
+        assert [(message.label, message.state) for message in events] == [
+            ("on/off", "onset"),
+            ("yes", "offset"),
+        ]
+        with pytest.raises(PublishError, match="rename"):
+            publisher.publish_event(make_event(EventState.ONSET, "bad\n"))
+        with pytest.raises(PublishError, match="rename"):
+            publisher.publish_rejection(replace(rejection, label=""))
+
+
+def test_who_asked_for_events_hears_no_rejections(vocabulary, make_event, rejection, connect):
+    with Publisher("tcp://127.0.0.1:*", vocabulary) as publisher:
+        events = connect(zmq.SUB, publisher.endpoint, b"event/porch/")
+        publisher.publish_event(make_event(EventState.ONSET))
+        assert _receive(events)[0] == b"event/porch/yes/"
+        for _ in range(50):
+            publisher.publish_rejection(rejection)
+        publisher.publish_event(make_event(EventState.OFFSET))
+        assert [_receive(events)[1].seq] == [1]
+        # Nobody heard them; their numbers ran on, and what was held back can still be asked.
+        late = connect(zmq.SUB, publisher.endpoint, b"rejected/porch/no/")
+        assert _receive(late)[1].seq == 49
+        page = publisher.replay(ReplayParams(stream="porch", type="rejected", from_seq=0))
+        assert len(page["messages"]) == 50
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_replay_returns_what_was_sent(encoding, vocabulary, make_prediction, connect):
+    limits = JournalLimits(messages=20)
+    with (
+        Publisher("tcp://127.0.0.1:*", vocabulary, encoding=encoding, journal=limits) as publisher,
+        ControlServer("tcp://127.0.0.1:*", MethodTable(publisher.methods())) as control,
+    ):
+        socket = connect(zmq.SUB, publisher.endpoint, b"")
+        dealer = connect(zmq.DEALER, control.endpoint)
+        _receive(socket)
+
+        def ask(**params):
+            request = {"jsonrpc": "2.0", "method": "replay", "params": params, "id": 1}
+            dealer.send(json.dumps(request).encode())
+            return json.loads(dealer.recv())
+
+        for _ in range(30):
+            publisher.publish_prediction(make_prediction())
+        sent = []
+        while len(sent) < 30:
+            message = _receive(socket)[1]
+            if isinstance(message, PredictionMessage):
+                sent.append(message)
+
+        of = {"stream": "porch", "type": "prediction"}
+        page = msgspec.convert(
+            ask(**of, from_seq=5, to_seq=14, run=publisher.run)["result"], ReplayPage
+        )
+        assert page.messages == tuple(sent[10:15])
+        assert (page.first_seq, page.last_seq, page.next_seq) == (10, 29, None)
+        assert page.run == publisher.run
+        error = ask(**of, from_seq=0, run="another")["error"]
+        assert (error["code"], error["data"]) == (-32000, {"run": publisher.run})
+        error = ask(stream="hall", type="prediction", from_seq=0)["error"]
+        assert "prediction/hall/" in error["message"]
+
+
+def test_a_retired_stream_is_forgotten_but_not_its_numbers(
+    vocabulary, make_prediction, health, connect
+):
+    with Publisher("tcp://127.0.0.1:*", vocabulary) as publisher:
+        publisher.publish_health(health)
+        publisher.publish_prediction(make_prediction("hall"))
+        publisher.publish_prediction(make_prediction("hall"))
+        publisher.retire_stream("hall")
+        while [message.stream for message in publisher.snapshot()] != ["porch"]:
+            time.sleep(0.01)
+        publisher.publish_prediction(make_prediction("hall"))
+        socket = connect(zmq.SUB, publisher.endpoint, b"prediction/hall/")
+        assert _receive(socket)[1].seq == 2
