@@ -15,10 +15,12 @@ from streamcls.errors import PublishError
 from streamcls.publish.schema import (
     DATA_TYPES,
     HEARTBEAT_TOPIC,
+    STREAM_TYPES,
     HeartbeatMessage,
     Message,
     check_stream_name,
     decode,
+    message_sequence,
     sequence_topic,
     split_topic,
 )
@@ -31,13 +33,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Messages that were published, wanted, and never arrived."""
+    """Messages that were published, wanted, and never arrived.
+
+    Attributes:
+        stream: Name of the stream.
+        type: Of the messages.
+        first_missing_seq: The first of them.
+        last_missing_seq: The last of them.
+        run: The daemon start they belong to.
+        reason: Why they could not be recovered: ``expired`` (no longer in the daemon's journal),
+            ``unsent`` (dropped by the daemon), ``run_over`` (another daemon answers there now),
+            ``unreachable`` or ``refused`` (it could not be asked); empty where nobody tried.
+    """
 
     stream: str
     type: str
     first_missing_seq: int
     last_missing_seq: int
     run: str
+    reason: str = ""
 
     @property
     def missing(self) -> int:
@@ -63,11 +77,12 @@ class Inbox:
 
     Args:
         streams: Names to listen to; empty for all.
-        types: Of ``prediction``, ``event``, ``health``, ``heartbeat``.
+        types: Of ``prediction``, ``event``, ``health``, ``rejected``, ``heartbeat``.
 
     Attributes:
-        received: Messages delivered.
-        missed: Messages known lost, the sum of all gaps.
+        received: Messages that arrived by themselves.
+        missed: Messages that did not, the sum of all gaps found.
+        recovered: Of those missed, the ones that were brought back by ``replay``.
         repeated: Messages that had been delivered before.
         invalid: Payloads that could not be decoded; skipped.
 
@@ -78,7 +93,7 @@ class Inbox:
     def __init__(self, streams: Collection[str] = (), types: Collection[str] = DATA_TYPES):
         for name in streams:
             check_stream_name(name)
-        known = (*DATA_TYPES, "heartbeat")
+        known = (*STREAM_TYPES, "heartbeat")
         for one in types:
             if one not in known:
                 raise PublishError(
@@ -88,6 +103,7 @@ class Inbox:
         self.types = frozenset(types)
         self.received = 0
         self.missed = 0
+        self.recovered = 0
         self.repeated = 0
         self.invalid = 0
         self._runs: OrderedDict[str, _Run] = OrderedDict()
@@ -119,7 +135,7 @@ class Inbox:
             delivered = self._check_heartbeat(run, message)
             wanted = "heartbeat" in self.types
         else:
-            topic = sequence_topic(str(message.__struct_config__.tag), message.stream)
+            topic = message_sequence(message)
             if not self._wants(topic):
                 return []
             if message.seq <= run.last_seq.get(topic, -1):

@@ -23,6 +23,7 @@ from streamcls.publish.schema import (
     HeartbeatMessage,
     Message,
     PredictionMessage,
+    RejectedMessage,
 )
 from streamcls.textline import (
     format_bar,
@@ -90,6 +91,8 @@ class LiveTable:
                     self._notice(message, received_ns, style)
             case EventMessage():
                 self._notice(message, received_ns, "bold")
+            case RejectedMessage():
+                self._notice(message, received_ns, "dim")
             case Gap():
                 row.missed += message.missing
                 self._notice(message, received_ns, "yellow")

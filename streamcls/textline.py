@@ -9,6 +9,7 @@ from streamcls.publish.schema import (
     HeartbeatMessage,
     Message,
     PredictionMessage,
+    RejectedMessage,
 )
 from streamcls.units import NS_PER_S
 
@@ -78,7 +79,8 @@ def format_message(message: Message | Gap, received_ns: int | None = None) -> st
     """Return any message, or a gap, as one line."""
     match message:
         case PredictionMessage():
-            return format_prediction(message, received_ns)
+            line = format_prediction(message, received_ns)
+            return line + "  recovered" if message.recovered else line
         case HealthMessage():
             at_ns, text = message.published_ns, message.state
             if message.reason:
@@ -88,6 +90,11 @@ def format_message(message: Message | Gap, received_ns: int | None = None) -> st
         case EventMessage():
             at_ns = message.onset_ns if message.offset_ns is None else message.offset_ns
             text = f"{message.label} {message.state}, peak {message.peak_score:.0%}"
+            if message.reason not in ("", "score"):
+                text += f" ({message.reason})"
+        case RejectedMessage():
+            at_ns = message.offset_ns
+            text = f"not reported: {message.label}, {message.reason} ({message.detail})"
         case HeartbeatMessage():
             at_ns, text = message.published_ns, f"up {message.uptime_s:.0f} s"
         case Gap():
@@ -96,4 +103,7 @@ def format_message(message: Message | Gap, received_ns: int | None = None) -> st
             span = f"seq {first}" if first == last else f"seq {first} to {last}"
             plural = "s" if message.missing > 1 else ""
             text = f"missed {message.missing} {message.type} message{plural}, {span}"
-    return f"{format_time(at_ns)}  {printable(message.stream):<12} {printable(text)}"
+            if message.reason:
+                text += f" ({message.reason})"
+    line = f"{format_time(at_ns)}  {printable(message.stream):<12} {printable(text)}"
+    return line if isinstance(message, Gap) or not message.recovered else line + "  recovered"

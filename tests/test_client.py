@@ -180,7 +180,7 @@ def test_another_protocol_version_is_an_error():
 def test_impossible_filters_are_refused():
     with pytest.raises(PublishError, match="'a/b'"):
         Inbox(streams=["a/b"])
-    with pytest.raises(PublishError, match=r"'sound'.*prediction, event, health, heartbeat"):
+    with pytest.raises(PublishError, match=r"'sound'.*prediction, event, health, rejected"):
         Inbox(types=["sound"])
 
 

@@ -15,7 +15,12 @@ Example:
                         print("missed", gap.missing)
 """
 
-from streamcls.client.control import ControlClient, ControlError, ControlTimeoutError
+from streamcls.client.control import (
+    AsyncControlClient,
+    ControlClient,
+    ControlError,
+    ControlTimeoutError,
+)
 from streamcls.client.subscriber import AsyncSubscriber, Subscriber
 from streamcls.inbox import Gap
 from streamcls.publish.keys import ClientKeys
@@ -25,9 +30,11 @@ from streamcls.publish.schema import (
     HeartbeatMessage,
     Message,
     PredictionMessage,
+    RejectedMessage,
 )
 
 __all__ = [
+    "AsyncControlClient",
     "AsyncSubscriber",
     "ClientKeys",
     "ControlClient",
@@ -39,5 +46,6 @@ __all__ = [
     "HeartbeatMessage",
     "Message",
     "PredictionMessage",
+    "RejectedMessage",
     "Subscriber",
 ]

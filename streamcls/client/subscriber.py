@@ -11,6 +11,13 @@ import zmq
 import zmq.asyncio
 
 from streamcls.client.connection import connect
+from streamcls.client.control import (
+    AsyncControlClient,
+    ControlClient,
+    ControlError,
+    ControlTimeoutError,
+)
+from streamcls.client.recovery import REPLAY_TIMEOUT_S, Recovery
 from streamcls.errors import PublishError
 from streamcls.inbox import Gap, Inbox
 from streamcls.publish.keys import ClientKeys
@@ -25,6 +32,7 @@ class _SubscriberBase:
     """All of a subscriber but the waiting."""
 
     _context_type: type[zmq.Context[Any]]
+    _control_type: type[ControlClient] | type[AsyncControlClient]
 
     def __init__(
         self,
@@ -33,6 +41,8 @@ class _SubscriberBase:
         streams: Collection[str] = (),
         types: Collection[str] = DATA_TYPES,
         timeout_s: float | None = None,
+        recover: bool = False,
+        control_endpoint: str | None = None,
         keys: ClientKeys | None = None,
     ):
         self.endpoint = endpoint
@@ -46,11 +56,15 @@ class _SubscriberBase:
         self._socket.rcvhwm = RECEIVE_QUEUE_MESSAGES
         self._socket.rcvbuf = RECEIVE_BUFFER_BYTES
         self._socket.maxmsgsize = MESSAGE_LIMIT_BYTES
+        self._control: Any = None
         try:
             connect(self._socket, endpoint, keys)
+            if recover:
+                self._control = self._control_type(_check_given(control_endpoint), keys=keys)
         except PublishError:
             self.close()
             raise
+        self._recovery = Recovery(self.inbox) if recover else None
         for topic in self.inbox.topics():
             self._socket.subscribe(topic)
 
@@ -65,10 +79,23 @@ class _SubscriberBase:
     def close(self) -> None:
         """Disconnect. Safe to repeat."""
         self._context.destroy(linger=0)
+        if self._control is not None:
+            self._control.close()
 
     def _take(self, frames: list[bytes]) -> None:
         self._heard_at_s = time.monotonic()
         self._ready += self.inbox.accept(frames[-1])
+
+    def _gap_to_fill(self) -> Gap | None:
+        """Return the gap that stands first, unless it is to be delivered as it is."""
+        first = self._ready[0]
+        if self._recovery is None or not isinstance(first, Gap) or first.reason:
+            return None
+        return first
+
+    def _replace_first(self, items: list[Message | Gap]) -> None:
+        self._ready.popleft()
+        self._ready.extendleft(reversed(items))
 
     def _give_up(self, timeout_s: float | None) -> TimeoutError:
         heard = (
@@ -89,36 +116,55 @@ class Subscriber(_SubscriberBase):
     Args:
         endpoint: Where the daemon publishes, such as ``tcp://127.0.0.1:5570``.
         streams: Names to listen to; empty for all.
-        types: Of ``prediction``, ``event``, ``health``, ``heartbeat``.
+        types: Of ``prediction``, ``event``, ``health``, ``rejected``, ``heartbeat``.
         timeout_s: How long iteration waits for a message before `TimeoutError`; None: for ever.
+        recover: Fetch what was missed from the daemon's journal; it comes in order and at most
+            once, marked ``recovered=True``. A `Gap` is then only what stays lost.
+        control_endpoint: Where to fetch it; needed with ``recover``.
         keys: This client's keys (`ClientKeys.load`), for a daemon that asks for them.
 
     Attributes:
-        inbox: Counters: `received`, `missed`, `repeated`, `invalid`.
+        inbox: Counters: `received`, `missed`, `recovered`, `repeated`, `invalid`.
 
     Raises:
         PublishError: The endpoint, a stream name or a type is not possible.
     """
 
     _context_type = zmq.Context
+    _control_type = ControlClient
 
     def receive(self, timeout_s: float | None = None) -> Message | Gap:
         """Return the next message or gap.
 
         Args:
-            timeout_s: How long to wait; None waits for ever.
+            timeout_s: How long to wait; None waits for ever. Fetching what was missed may take
+                up to `REPLAY_TIMEOUT_S` more.
 
         Raises:
             TimeoutError: Nothing came in time.
             ProtocolError: The daemon speaks another protocol version.
         """
         give_up_at_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        while not self._ready:
-            left_s = max(0.0, give_up_at_s - time.monotonic())
-            if not self._socket.poll(None if math.isinf(left_s) else math.ceil(left_s * 1000)):
-                raise self._give_up(timeout_s)
-            self._take(self._socket.recv_multipart())
-        return self._ready.popleft()
+        while True:
+            while not self._ready:
+                left_s = max(0.0, give_up_at_s - time.monotonic())
+                if not self._socket.poll(None if math.isinf(left_s) else math.ceil(left_s * 1000)):
+                    raise self._give_up(timeout_s)
+                self._take(self._socket.recv_multipart())
+            if (gap := self._gap_to_fill()) is None:
+                return self._ready.popleft()
+            self._replace_first(self._fill(gap))
+
+    def _fill(self, gap: Gap) -> list[Message | Gap]:
+        assert self._recovery is not None
+        request = self._recovery.request(gap)
+        if request is None:
+            return self._recovery.give_up(gap, None)
+        try:
+            result = self._control.call("replay", request, REPLAY_TIMEOUT_S)
+        except (ControlError, ControlTimeoutError) as error:
+            return self._recovery.give_up(gap, error)
+        return self._recovery.fill(gap, result)
 
     def __iter__(self) -> Self:
         return self
@@ -137,16 +183,32 @@ class AsyncSubscriber(_SubscriberBase):
     """`Subscriber` for asyncio: ``async with`` and ``async for``, same arguments and rules."""
 
     _context_type = zmq.asyncio.Context
+    _control_type = AsyncControlClient
 
     async def receive(self, timeout_s: float | None = None) -> Message | Gap:
         """Return the next message or gap; see `Subscriber.receive`."""
+        while True:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while not self._ready:
+                        self._take(await self._socket.recv_multipart())
+            except TimeoutError:
+                raise self._give_up(timeout_s) from None
+            if (gap := self._gap_to_fill()) is None:
+                return self._ready.popleft()
+            # The gap stays first meanwhile, so that nothing is lost when we are cancelled here.
+            self._replace_first(await self._fill(gap))
+
+    async def _fill(self, gap: Gap) -> list[Message | Gap]:
+        assert self._recovery is not None
+        request = self._recovery.request(gap)
+        if request is None:
+            return self._recovery.give_up(gap, None)
         try:
-            async with asyncio.timeout(timeout_s):
-                while not self._ready:
-                    self._take(await self._socket.recv_multipart())
-        except TimeoutError:
-            raise self._give_up(timeout_s) from None
-        return self._ready.popleft()
+            result = await self._control.call("replay", request, REPLAY_TIMEOUT_S)
+        except (ControlError, ControlTimeoutError) as error:
+            return self._recovery.give_up(gap, error)
+        return self._recovery.fill(gap, result)
 
     def __aiter__(self) -> Self:
         return self
@@ -159,3 +221,12 @@ class AsyncSubscriber(_SubscriberBase):
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _check_given(control_endpoint: str | None) -> str:
+    if control_endpoint is None:
+        raise PublishError(
+            "recover=True asks the daemon for what was missed: say where with "
+            "control_endpoint, such as tcp://127.0.0.1:5571"
+        )
+    return control_endpoint

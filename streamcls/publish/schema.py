@@ -12,12 +12,14 @@ strings on the wire.
 import json
 import re
 import secrets
+import time
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from streamcls.errors import PublishError, StreamclsError
+from streamcls.units import NS_PER_S
 
 SCHEMA = "streamcls/1"
 HEARTBEAT_TOPIC = "heartbeat/"
@@ -51,6 +53,14 @@ class Envelope(Struct, frozen=True, kw_only=True, tag_field="type"):
         bool | UnsetType,
         Meta(description="true where a client fetched it by replay; never sent by the daemon"),
     ] = UNSET
+
+    def age_s(self, now_ns: int | None = None) -> float:
+        """Return the seconds since the daemon encoded it, by the clocks of both machines.
+
+        Args:
+            now_ns: UTC to compare with, ns since the epoch; None: now.
+        """
+        return ((time.time_ns() if now_ns is None else now_ns) - self.published_ns) / NS_PER_S
 
 
 class PredictionMessage(Envelope, frozen=True, kw_only=True, tag="prediction"):
