@@ -11,22 +11,11 @@ ingest own their sockets; the main thread only watches.
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamcls.capture import (
-    Channel,
-    Feeder,
-    RemoteSource,
-    Source,
-    SourceOptions,
-    hide_credentials,
-    parse_source,
-)
 from streamcls.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from streamcls.config import Config, StreamConfig
+from streamcls.config import Config, load_config
 from streamcls.engine import (
     Engine,
     IncrementalExecutor,
@@ -38,18 +27,21 @@ from streamcls.notify import Notifier
 from streamcls.publish.control import ControlServer
 from streamcls.publish.keys import ServerKeys
 from streamcls.publish.messages import Vocabulary
+from streamcls.publish.methods import (
+    AddStreamParams,
+    MethodTable,
+    StreamParams,
+    ThresholdParams,
+)
 from streamcls.publish.publisher import Publisher
-from streamcls.ring import Ring
+from streamcls.roster import AWAY, Roster
 from streamcls.signals import stop_on_signals
 from streamcls.summary import Summary, report
-from streamcls.types import Health, HealthState
+from streamcls.types import HealthState
 from streamcls.units import samples_to_ms
 
 _WATCH_PERIOD_S = 0.2
 _STATUS_PERIOD_S = 5.0
-_RESTING = frozenset({HealthState.ENDED, HealthState.FAILED})
-_AWAY = _RESTING | {HealthState.LOST, HealthState.RECOVERING}
-
 log = logging.getLogger(__name__)
 
 
@@ -78,16 +70,6 @@ def run_daemon(config: Config, summary_path: Path | None = None) -> int:
     return 1 if summary.failed_streams else 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    """A stream's capture side."""
-
-    source_spec: str
-    source: Source
-    ring: Ring
-    feeder: Feeder
-
-
 class Daemon:
     """All stages of one configuration.
 
@@ -111,9 +93,6 @@ class Daemon:
         ipc_mode = int(security.ipc_mode, 8)
         self.checkpoint: Checkpoint = load_checkpoint(find_checkpoint(config.model))
         self._hop_samples = choose_hop_samples(self.checkpoint, config.inference.hop_ms)
-        sources = {name: _parse_source(stream) for name, stream in config.streams.items()}
-        for source in sources.values():
-            source.check()
         header = self.checkpoint.header
         self._publisher = Publisher(
             config.publish.endpoint,
@@ -124,50 +103,29 @@ class Daemon:
             insecure=config.publish.insecure,
             ipc_mode=ipc_mode,
         )
-        self._control = ControlServer(
-            config.publish.control,
-            {
-                "status": self._report_status,
-                "streams.list": self._list_streams,
-                "snapshot": lambda _: self._publisher.snapshot(),
-            },
-            keys=keys,
-            insecure=config.publish.insecure,
-            ipc_mode=ipc_mode,
+        self._roster = Roster(
+            config, self.checkpoint, self._hop_samples, self._publisher, self._wake
         )
-        self._streams = {
-            name: self._build_stream(name, config.streams[name], source)
-            for name, source in sources.items()
+        for name, stream in config.streams.items():
+            self._roster.build(name, stream)
+        sockets: dict[str, Any] = {
+            "keys": keys,
+            "insecure": config.publish.insecure,
+            "ipc_mode": ipc_mode,
         }
+        methods = {
+            "status": self._report_status,
+            "streams.list": lambda _: self._roster.describe(),
+            "streams.add": self._add_stream,
+            "streams.remove": self._remove_stream,
+            "thresholds.set": self._set_thresholds,
+            **self._publisher.methods(),
+        }
+        self._control = ControlServer(config.publish.control, MethodTable(methods), **sockets)
         self._ingest: Ingest | None = None
-        remote = [s for s in self._streams.values() if isinstance(s.source, RemoteSource)]
-        if remote:
-            self._ingest = Ingest(
-                config.ingest.endpoint,
-                keys=keys,
-                insecure=config.publish.insecure,
-                ipc_mode=ipc_mode,
-            )
-            for stream in remote:
-                self._ingest.add(stream.feeder)
+        if self._roster.has_remote:
+            self._ingest = Ingest(config.ingest.endpoint, **sockets)
         self._engine: Engine | None = None
-
-    def _build_stream(self, name: str, stream: StreamConfig, source: Source) -> _Stream:
-        rate_hz = self.checkpoint.front_end.sample_rate_hz
-        capacity_samples = max(
-            round(self._config.inference.ring_s * rate_hz), 2 * self._hop_samples
-        )
-        ring = Ring(capacity_samples, rate_hz, self._wake.set)
-        channel: Channel = stream.channel
-        feeder = Feeder(name, source, ring, channel, self._take_health)
-        return _Stream(hide_credentials(stream.source), source, ring, feeder)
-
-    def _take_health(self, health: Health) -> None:
-        """Publish and log a change of a stream's state (in the feeder's or the ingest thread)."""
-        self._publisher.publish_health(health)
-        serious = health.state in _AWAY - {HealthState.ENDED}
-        level = logging.WARNING if serious else logging.INFO
-        log.log(level, "stream %s is %s: %s", health.stream, health.state, health.reason)
 
     def start(self) -> None:
         """Bind the sockets, compile every bucket, then capture.
@@ -199,14 +157,10 @@ class Daemon:
             samples_to_ms(executor.window_samples, rate_hz),
         )
         self._engine = Engine(
-            executor, self._wake, self._publisher.publish_prediction, on_end=lambda _: None
+            executor, self._wake, self._roster.take_prediction, self._roster.take_end
         )
-        for name, stream in self._streams.items():
-            is_paced = self._config.streams[name].pace != "fast"
-            self._engine.add_stream(name, stream.ring, is_paced)
         self._engine.start()
-        for stream in self._streams.values():
-            stream.feeder.start()
+        self._roster.start(self._engine, self._ingest)
 
     def serve(self, notifier: Notifier) -> None:
         """Watch over the stages until something asks to stop or every source has ended.
@@ -220,17 +174,19 @@ class Daemon:
         while not self._stopping.wait(_WATCH_PERIOD_S):
             if self._engine.failure is not None:
                 raise self._engine.failure
-            if self._finished():
+            if self._roster.finished and self._engine.idle:
                 return
+            self._roster.end_events_of_lost_streams()
             now_s = time.monotonic()
-            if not ready and all(s is not HealthState.STARTING for s in self._states()):
+            states = self._roster.states()
+            if not ready and HealthState.STARTING not in states:
                 notifier.ready(self._describe())
                 ready = True
             # Fed by completed windows; while no source is there, none can be expected.
             interval_s = notifier.watchdog_interval_s
             if interval_s is not None and now_s >= watchdog_due_s:
                 progressed = self._engine.ticks != watched_ticks
-                if progressed or all(state in _AWAY for state in self._states()):
+                if progressed or AWAY.issuperset(states):
                     notifier.watchdog()
                     watched_ticks, watchdog_due_s = self._engine.ticks, now_s + interval_s / 2
             if ready and now_s >= status_due_s:
@@ -245,32 +201,22 @@ class Daemon:
         """End capture, then the engine, then the sockets; return the final figures."""
         if self._ingest is not None:
             self._ingest.close()
-        for name, stream in self._streams.items():
-            if not stream.feeder.stop():
-                log.warning("stream %s: its driver hangs and was left behind", name)
+        self._roster.stop_capture()
         if self._engine is not None:
             self._engine.stop()
+        self._roster.end_events()
         self._control.close()
         self._publisher.close()
         return self._summarise()
 
-    def _finished(self) -> bool:
-        """Every source has ended or failed for good, and the engine has read what they left."""
-        return all(
-            stream.feeder.state in _RESTING and stream.ring.ended
-            for stream in self._streams.values()
-        ) and (self._engine is None or self._engine.idle)
-
-    def _states(self) -> Iterator[HealthState]:
-        return (stream.feeder.state for stream in self._streams.values())
-
     def _describe(self) -> str:
         """Return one line for ``systemctl status``."""
         assert self._engine is not None
-        live = sum(state in (HealthState.LIVE, HealthState.SILENT) for state in self._states())
+        states = self._roster.states()
+        live = sum(state in (HealthState.LIVE, HealthState.SILENT) for state in states)
         latency_ms = self._engine.latency.percentile(99) * 1000
         return (
-            f"{live}/{len(self._streams)} streams live, {self._engine.windows} windows, "
+            f"{live}/{len(states)} streams live, {self._engine.windows} windows, "
             f"latency p99 {latency_ms:.0f} ms"
         )
 
@@ -281,7 +227,8 @@ class Daemon:
             uptime_s=time.monotonic() - self._started_s,
             windows=self._engine.windows if self._engine else 0,
             latency=self._engine.latency if self._engine else None,
-            health=[stream.feeder.health() for stream in self._streams.values()],
+            health=self._roster.healths(),
+            events=self._roster.count_events(),
             messages_sent=publisher["sent"],
             messages_dropped=sum(publisher["dropped"].values()),
         )
@@ -303,19 +250,22 @@ class Daemon:
             "summary": self._summarise(),
         }
 
-    def _list_streams(self, _: dict[str, Any]) -> list[dict[str, Any]]:
-        """Control method ``streams.list``."""
-        return [
-            {"source": stream.source_spec, "health": stream.feeder.health()}
-            for stream in self._streams.values()
-        ]
+    def _add_stream(self, params: AddStreamParams) -> list[dict[str, Any]]:
+        """Control method ``streams.add``: the same checks as for a configuration file."""
+        keys = {**params.options, "source": params.source}
+        overrides = {f"streams.{params.stream}.{key}": value for key, value in keys.items()}
+        config = load_config(overrides=overrides, environ={})
+        self._roster.build(params.stream, config.streams[params.stream])
+        return self._roster.describe()
 
+    def _remove_stream(self, params: StreamParams) -> list[dict[str, Any]]:
+        """Control method ``streams.remove``."""
+        self._roster.remove(params.stream)
+        return self._roster.describe()
 
-def _parse_source(stream: StreamConfig) -> Source:
-    options = SourceOptions(
-        pace=stream.pace or "realtime",
-        sample_rate_hz=stream.sample_rate_hz,
-        channels=stream.channels,
-        sample_format=stream.sample_format,
-    )
-    return parse_source(stream.source, options)
+    def _set_thresholds(self, params: ThresholdParams) -> list[dict[str, Any]]:
+        """Control method ``thresholds.set``."""
+        self._roster.set_thresholds(
+            params.stream, params.label, params.onset_threshold, params.offset_threshold
+        )
+        return self._roster.describe()

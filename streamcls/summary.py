@@ -26,6 +26,7 @@ class Summary:
         windows: Predictions made.
         latency_ms: Last sample of a window in -> prediction handed to the publisher: ``p50``,
             ``p99``, ``max``; None before the first window.
+        events: How many events were ``opened`` and ``closed``.
         messages_sent: Messages given to ZeroMQ.
         messages_dropped: Messages the publisher had to drop (each leaves a hole in ``seq``).
         streams: State and losses of each stream.
@@ -36,6 +37,7 @@ class Summary:
     uptime_s: float
     windows: int
     latency_ms: dict[str, float | None]
+    events: dict[str, int]
     messages_sent: int
     messages_dropped: int
     streams: dict[str, dict[str, Any]]
@@ -49,6 +51,7 @@ class Summary:
         windows: int,
         latency: LatencyHistogram | None,
         health: list[Health],
+        events: tuple[int, int],
         messages_sent: int,
         messages_dropped: int,
     ) -> "Summary":
@@ -64,6 +67,7 @@ class Summary:
                 "p99": _ms(latency.percentile(99)),
                 "max": None if empty else _ms(latency.max_s),
             },
+            events=dict(zip(("opened", "closed"), events, strict=True)),
             messages_sent=messages_sent,
             messages_dropped=messages_dropped,
             streams={
@@ -81,6 +85,7 @@ class Summary:
             lines.append(
                 f"latency, last sample to publisher: p50 {p50} ms, p99 {p99} ms, max {longest} ms"
             )
+        lines.append(f"{self.events['opened']} events, {self.events['closed']} of them ended")
         lines.append(f"{self.messages_sent} messages sent, {self.messages_dropped} dropped")
         for name, stream in self.streams.items():
             lines.append(

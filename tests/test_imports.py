@@ -31,7 +31,7 @@ KEYS = {"publish.keys", "publish.auth"}
 CLIENT_SIDE = {"publish.schema", *KEYS, *CLIENTS}
 SOCKETS = {"publish.endpoint", "publish.service", "publish.wakeup", *KEYS}
 """Listening and being woken up; what every socket needs, not only the publisher's."""
-DAEMON_SIDE = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary", "daemon"}
+DAEMON_SIDE = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary", "roster", "daemon"}
 
 ALLOWED: dict[str, set[str]] = {
     "": set(),  # streamcls/__init__.py runs before every import of anything else
@@ -48,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "ingest": {*FOUNDATION, "capture", *SOCKETS},
     "send": {*FOUNDATION, "ring", "capture", *SOCKETS, "signals"},
     "relay": {*FOUNDATION, *SOCKETS, "signals"},
+    "roster": DAEMON_SIDE - {"daemon", "roster"},
     "daemon": {*DAEMON_SIDE, "signals"},
     "summary": {*FOUNDATION, "engine"},
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},
