@@ -229,8 +229,10 @@ class Ingest(SocketService):
             case End() if link is not None and link.session == message.session:
                 link.state, link.reason = "ended", message.reason
                 link.heard_s = -math.inf  # the next sender need not wait
-                link.source.tell_absent(f"the sender has ended: {message.reason or 'no reason'}")
-                log.info("stream %s: the sender on %s has ended", message.stream, link.host)
+                link.source.sender = ""
+                said = f"the sender on {link.host} has ended ({message.reason})"
+                link.source.tell_absent(said)
+                log.info("stream %s: %s", message.stream, said)
         return None
 
     def _take_beat(self, link: Link | None, beat: Beat, arrived_ns: int) -> bytes:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from streamcls.capture.device import DeviceSource
 from streamcls.capture.file import FileSource
+from streamcls.capture.network import NetworkSource
 from streamcls.capture.pipe import PipeSource
 from streamcls.capture.remote import RemoteSource
 from streamcls.capture.source import Source, SourceOptions
+from streamcls.capture.url import NETWORK_SCHEMES
 from streamcls.errors import SourceError
 
 
@@ -45,11 +47,21 @@ def _make_remote(name: str, options: SourceOptions) -> Source:
     return RemoteSource(name)
 
 
+def _make_network(scheme: str) -> Callable[[str, SourceOptions], Source]:
+    def make(rest: str, options: SourceOptions) -> Source:
+        if not rest.startswith("//") or len(rest) == 2:
+            raise SourceError(f"{scheme}: needs an address: write {scheme}://HOST[:PORT]/PATH")
+        return NetworkSource(f"{scheme}:{rest}")
+
+    return make
+
+
 SCHEMES: dict[str, tuple[str, Callable[[str, SourceOptions], Source]]] = {
     "device": ("device[:NAME]", _make_device),
     "file": ("file:PATH", _make_file),
     "pipe": ("pipe:", _make_pipe),
     "remote": ("remote:NAME", _make_remote),
+    **{name: (f"{name}://HOST/PATH", _make_network(name)) for name in NETWORK_SCHEMES},
 }
 """Scheme -> how it is written, how it is made from what follows the colon."""
 

@@ -43,6 +43,8 @@ from streamcls.types import FloatArray, HealthState
 from streamcls.units import ms_to_samples
 
 BEAT_INTERVAL_S = 1.0
+CONNECT_POLL_S = 0.1
+"""Between two looks whether there is a connection to introduce ourselves on."""
 ANSWER_TIMEOUT_S = 4.0
 """Beats unanswered for so long: the connection is made anew."""
 REFUSED_LONGEST_S = 15.0
@@ -150,7 +152,7 @@ class Sender:
                 self._beat(now_s)
             self._send_audio()
             if self._pending is None and self._ring.ended:
-                self._say_end()
+                self._say_end("interrupted" if stopping.is_set() else self.reason)
                 return True
             if math.isinf(give_up_s) and (stopping.is_set() or self._ended):
                 give_up_s = now_s + END_WAIT_S
@@ -231,8 +233,10 @@ class Sender:
             clock_offset_ns=offset_ns,
             round_trip_ns=round_trip_ns,
         )
-        self._offer([encode_message(beat)])
-        self._beat_due_s = now_s + BEAT_INTERVAL_S
+        if self._offer([encode_message(beat)]) or self._welcome:
+            self._beat_due_s = now_s + BEAT_INTERVAL_S
+        else:
+            self._beat_due_s = now_s + CONNECT_POLL_S
 
     def _send_audio(self) -> None:
         while self._welcome:
@@ -273,12 +277,12 @@ class Sender:
             return False
         return True
 
-    def _say_end(self) -> None:
+    def _say_end(self, reason: str) -> None:
         end = End(
             stream=self._options.stream,
             session=self._session,
             next_seq=self.packets,
-            reason=self.reason[:256],
+            reason=reason[:256],
         )
         if self._welcome:
             self._offer([encode_message(end)])

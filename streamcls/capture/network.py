@@ -1,0 +1,306 @@
+"""Audio from the network as FFmpeg opens and decodes it: ``http(s)``, ``rtsp``, ``srt`` and more.
+
+Two threads meet here. A reader, one per `open`, owns the connection and the decoder and puts
+blocks into a bounded buffer; the feeder's thread takes them out in `NetworkSource.read`. A
+reader that hangs in the network is left behind: its own time limits end it.
+
+An address that cannot be opened now is tried for ever: cameras reboot, radios change servers.
+PyAV, which brings FFmpeg, is imported only here and only on use. Its messages may repeat the
+address with the password in it, so none of them is shown.
+"""
+
+import dataclasses
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from streamcls.capture.arrival import ArrivalClock
+from streamcls.capture.source import READ_WAIT_S, EndOfStream, SourceLost
+from streamcls.capture.url import hide_credentials
+from streamcls.errors import SourceError
+from streamcls.types import Block
+from streamcls.units import samples_to_ns
+
+OPEN_TIMEOUT_S = 5.0
+"""Until FFmpeg knows what it has; a feeder that is to stop waits at most so long."""
+READ_TIMEOUT_S = 5.0
+"""Nothing arrives for so long: the connection is dead."""
+SETTLING_S = 0.3
+"""Servers begin with a burst of older audio; its length is taken from the first times."""
+BUFFER_S = 10.0
+"""Decoded audio that waits for the feeder; room for a burst while settling."""
+MAX_BAD_PACKETS = 50
+"""So many in a row cannot be decoded: begin afresh."""
+HOLE_S = 0.05
+"""Smaller jumps of the time stamps are rounding, larger ones lost audio ..."""
+MAX_HOLE_S = 60.0
+"""... and these a new beginning."""
+
+PUSHED = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp"})
+"""The other side does not wait for us: what nobody takes in time is dropped here, counted."""
+OPTIONS = {
+    "analyzeduration": "500000",
+    "probesize": "262144",
+    # A playlist must not make us open files.
+    "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto,data,udp,rtp,srtp,rtmp,rtmps,srt",
+}
+OPTIONS_BY_SCHEME = {
+    "rtsp": {"rtsp_transport": "tcp", "allowed_media_types": "audio"},
+    "rtsps": {"rtsp_transport": "tcp", "allowed_media_types": "audio"},
+}
+INSTALL_HINT = (
+    "PyAV is not installed, so no audio can be taken from the network; install it with "
+    "`pip install streamcls[network]`"
+)
+
+
+def load_av() -> ModuleType:
+    """Import PyAV.
+
+    Raises:
+        SourceError: It is not installed, with the command that installs it.
+    """
+    try:
+        import av
+        import av.logging
+    except ImportError as error:
+        raise SourceError(INSTALL_HINT) from error
+    return av
+
+
+class NetworkSource:
+    """Blocks of an address, as FFmpeg decodes them.
+
+    A resource whose length the server tells is a recording: it is read as fast as it is taken,
+    its first frame has the time of opening and its end is the end. Everything else is live: its
+    times follow from the arrivals, and its end is a loss.
+
+    Args:
+        url: With one of the schemes of `NETWORK_SCHEMES`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.sample_rate_hz = 0
+        self.channels = 0
+        self.live = True
+        self.finite = False
+        self._url = url
+        self._shown = hide_credentials(url)
+        self._reader: _Reader | None = None
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def check(self) -> None:
+        """Look whether PyAV is there; the other side may come at any time."""
+        load_av()
+
+    def open(self) -> None:
+        """Connect and wait until the format is known."""
+        reader = _Reader(load_av(), self._url, self._shown)
+        reader.start()
+        self._reader = reader
+        reader.opened.wait(OPEN_TIMEOUT_S + 1.0)
+        if reader.failure is not None:
+            raise reader.failure
+        if not reader.opened.is_set():
+            raise SourceLost(f"{self}: not open within {OPEN_TIMEOUT_S:g} s")
+        self.sample_rate_hz, self.channels = reader.sample_rate_hz, reader.channels
+        self.finite = reader.is_recording
+        self.live = reader.is_pushed
+
+    def read(self) -> Block | None:
+        """Return the next decoded block."""
+        assert self._reader is not None
+        return self._reader.take()
+
+    def close(self) -> None:
+        """Tell the reader to end; it closes the connection itself."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.stop()
+
+
+class _Reader:
+    """One connection: opened, decoded and closed on a thread of its own."""
+
+    def __init__(self, av: ModuleType, url: str, shown: str) -> None:
+        self.sample_rate_hz = 0
+        self.channels = 0
+        self.is_recording = False
+        self.is_pushed = url.partition(":")[0].lower() in PUSHED
+        self.failure: Exception | None = None
+        self.opened = threading.Event()
+        self._av = av
+        self._url = url
+        self._shown = shown
+        self._thread = threading.Thread(target=self._run, name=f"network {shown}", daemon=True)
+        self._closing = False
+        # Shared by both threads, under the lock.
+        self._changed = threading.Condition()
+        self._buffer: deque[Block] = deque()
+        self._buffered_frames = 0
+        self._dropped = 0  # frames, just before the oldest block
+        # Of the reader's thread.
+        self._resampler = av.AudioResampler(format="flt")
+        self._bad_packets = 0
+        self._frames = 0  # decoded or lost so far
+        self._stamp_base: int | None = None  # count of frames at the time stamps' zero
+        self._began_ns = 0
+        self._last_data_s = 0.0
+
+    def start(self) -> None:
+        self._last_data_s = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(READ_WAIT_S)
+
+    def take(self) -> Block | None:
+        """Return the oldest block; None when there was none for a while."""
+        with self._changed:
+            if not self._buffer and self.failure is None:
+                self._changed.wait(READ_WAIT_S)
+            if self._buffer:
+                block = self._buffer.popleft()
+                block = dataclasses.replace(block, lost_frames=block.lost_frames + self._dropped)
+                self._dropped = 0
+                self._buffered_frames -= len(block.samples)
+                self._changed.notify_all()
+                return block
+            if self.failure is not None:
+                raise self.failure
+        silent_s = time.monotonic() - self._last_data_s
+        if silent_s > READ_TIMEOUT_S + 1.0:
+            raise SourceLost(f"{self._shown}: no audio for {silent_s:.1f} s")
+        return None
+
+    def _run(self) -> None:
+        try:
+            self._read()
+            failure: Exception = self._end()
+        except (SourceError, EndOfStream) as error:
+            failure = error
+        except self._av.error.ExitError:
+            failure = SourceLost(f"{self._shown}: no answer within {READ_TIMEOUT_S:g} s")
+        except self._av.error.InvalidDataError:
+            failure = SourceLost(f"{self._shown}: what the server sends is no audio FFmpeg knows")
+        except (self._av.error.FFmpegError, OSError) as error:
+            # strerror only: the rest repeats the address.
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            failure = SourceLost(f"{self._shown}: {reason}")
+        except Exception as error:  # noqa: BLE001 - a bug, made loud by the feeder
+            failure = error
+        with self._changed:
+            self.failure = failure
+            self._changed.notify_all()
+        self.opened.set()
+
+    def _end(self) -> Exception:
+        if self.is_recording:
+            return EndOfStream()
+        return SourceLost(f"{self._shown}: the server ended the stream")
+
+    def _read(self) -> None:
+        scheme = self._url.partition(":")[0].lower()
+        with self._av.open(
+            self._url,
+            timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
+            container_options=OPTIONS | OPTIONS_BY_SCHEME.get(scheme, {}),
+            metadata_errors="replace",
+        ) as container:
+            if not container.streams.audio:
+                raise SourceLost(f"{self._shown}: has no audio")
+            stream = container.streams.audio[0]
+            self.sample_rate_hz, self.channels = stream.rate, stream.codec_context.channels
+            if not self.sample_rate_hz or not self.channels:
+                raise SourceLost(f"{self._shown}: does not tell its rate and channels")
+            self.is_recording = not self.is_pushed and container.size > 0
+            self._began_ns = time.time_ns()
+            self.opened.set()
+            self._decode(container, stream)
+
+    def _decode(self, container: Any, stream: Any) -> None:
+        clock = ArrivalClock(self.sample_rate_hz)
+        settled_s = time.monotonic() + (0.0 if self.is_recording else SETTLING_S)
+        pieces: list[tuple[int, int, np.ndarray]] = []
+        try:
+            for packet in container.demux(stream):
+                arrived_ns = time.time_ns()
+                self._last_data_s = time.monotonic()
+                if self._closing:
+                    return
+                pieces += self._decode_packet(packet)
+                clock.observe(self._frames, arrived_ns)
+                burst_frames = self._frames - pieces[0][0] if pieces else 0
+                full = burst_frames > BUFFER_S * self.sample_rate_hz / 2
+                if time.monotonic() >= settled_s or full:
+                    self._hand_over(pieces, clock)
+        finally:
+            self._hand_over(pieces, clock)
+
+    def _decode_packet(self, packet: Any) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield index of the first frame, frames lost before it, and samples."""
+        try:
+            frames = [f for raw in packet.decode() for f in self._resampler.resample(raw)]
+            self._bad_packets = 0
+        except self._av.error.FFmpegError:
+            self._bad_packets += 1
+            if self._bad_packets > MAX_BAD_PACKETS:
+                raise
+            return
+        for frame in frames:
+            if (frame.rate, len(frame.layout.channels)) != (self.sample_rate_hz, self.channels):
+                raise SourceLost(f"{self._shown}: changed its format")
+            lost = 0 if frame.pts is None else self._find_hole(frame.pts * frame.time_base)
+            samples = frame.to_ndarray().reshape(-1, self.channels)
+            self._frames += lost
+            yield self._frames, lost, samples
+            self._frames += len(samples)
+
+    def _find_hole(self, at_s: Fraction) -> int:
+        """Return how many frames are missing by the time stamp of the next one."""
+        at_frame = round(at_s * self.sample_rate_hz)
+        if self._stamp_base is None:
+            self._stamp_base = self._frames - at_frame
+        hole = at_frame + self._stamp_base - self._frames
+        if abs(hole) <= HOLE_S * self.sample_rate_hz:
+            return 0
+        if 0 < hole <= MAX_HOLE_S * self.sample_rate_hz:
+            return hole
+        self._stamp_base = self._frames - at_frame  # the time stamps start afresh
+        return 0
+
+    def _hand_over(self, pieces: list[tuple[int, int, np.ndarray]], clock: ArrivalClock) -> None:
+        for first, lost, samples in pieces:
+            if self.is_recording:
+                t_ns = self._began_ns + samples_to_ns(first, self.sample_rate_hz)
+            else:
+                t_ns = clock.time_ns(first)
+            self._put(Block(samples, t_ns, lost))
+        pieces.clear()
+
+    def _put(self, block: Block) -> None:
+        n_frames = len(block.samples)
+        limit = BUFFER_S * self.sample_rate_hz
+        with self._changed:
+            while self._buffered_frames + n_frames > limit and self._buffer and not self._closing:
+                if self.is_pushed:
+                    gone = self._buffer.popleft()
+                    self._buffered_frames -= len(gone.samples)
+                    self._dropped += gone.lost_frames + len(gone.samples)
+                else:
+                    self._changed.wait(READ_WAIT_S)
+                    self._last_data_s = time.monotonic()
+            self._buffer.append(block)
+            self._buffered_frames += n_frames
+            self._changed.notify_all()
