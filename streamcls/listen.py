@@ -96,6 +96,7 @@ def format_json(message: Message | Gap) -> str:
                 "of": message.type,
                 "first_missing_seq": message.first_missing_seq,
                 "last_missing_seq": message.last_missing_seq,
+                "reason": message.reason,
             }
         ).decode()
     return msgspec.json.encode(message).decode()
@@ -108,6 +109,8 @@ def run_listen(
     console: Console | None = None,
     duration_s: float | None = None,
     keys: ClientKeys | None = None,
+    control_endpoint: str | None = None,
+    with_rejected: bool = False,
 ) -> int:
     """Show what a daemon publishes, until Ctrl-C or for ``duration_s``.
 
@@ -118,6 +121,8 @@ def run_listen(
         console: Where to print; stdout by default.
         duration_s: Stop after this time; None never stops.
         keys: This client's keys, for a daemon that asks for them.
+        control_endpoint: Where to fetch what was missed; None leaves it missed.
+        with_rejected: Show detections that were held back, too.
 
     Returns:
         The exit code. 0, also after Ctrl-C and when the reader of the pipe goes away: that is
@@ -135,7 +140,14 @@ def run_listen(
             else:
                 view = Lines(console, as_json)
             subscriber = stack.enter_context(
-                Subscriber(endpoint, streams=streams, types=view.types, keys=keys)
+                Subscriber(
+                    endpoint,
+                    streams=streams,
+                    types=(*view.types, "rejected") if with_rejected else view.types,
+                    recover=control_endpoint is not None,
+                    control_endpoint=control_endpoint,
+                    keys=keys,
+                )
             )
             _pump(subscriber, view, math.inf if duration_s is None else duration_s)
     except KeyboardInterrupt:

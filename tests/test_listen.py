@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
@@ -18,13 +19,16 @@ from streamcls.client import Subscriber
 from streamcls.inbox import Gap
 from streamcls.listen import format_json, run_listen
 from streamcls.livetable import LiveTable
+from streamcls.publish.control import ControlServer
 from streamcls.publish.messages import Vocabulary
+from streamcls.publish.methods import MethodTable
 from streamcls.publish.publisher import Publisher
 from streamcls.publish.schema import (
     EventMessage,
     HealthMessage,
     HeartbeatMessage,
     PredictionMessage,
+    RejectedMessage,
     decode,
 )
 from streamcls.textline import (
@@ -34,7 +38,8 @@ from streamcls.textline import (
     format_message,
     format_prediction,
 )
-from streamcls.types import Flag, Health, HealthState, Prediction
+from streamcls.types import Flag, Health, HealthState, Prediction, Rejection
+from tests.lossy_relay import LossyRelay
 
 ENVELOPE = {"run": "a", "stream": "porch", "seq": 3, "published_ns": 1_700_000_000_000_000_000}
 
@@ -160,7 +165,24 @@ def test_the_other_messages_as_lines():
     assert format_message(Gap("porch", "event", 4, 4, "a")).endswith(
         "missed 1 event message, seq 4"
     )
+    assert format_message(Gap("porch", "event", 4, 4, "a", "expired")).endswith("4 (expired)")
     assert format_message(heartbeat()).endswith("up 3725 s")
+    lost = msgspec.structs.replace(event, reason="lost", recovered=True)
+    assert format_message(lost).endswith("dog offset, peak 90% (lost)  recovered")
+    rejected = RejectedMessage(
+        **ENVELOPE,
+        label="dog",
+        reason="too_short",
+        detail="lasted 80 ms, min_duration_ms is 160",
+        onset_ns=0,
+        offset_ns=5_500_000_000,
+        peak_score=0.9,
+        threshold=0.6,
+    )
+    assert format_message(rejected).endswith(
+        "not reported: dog, too_short (lasted 80 ms, min_duration_ms is 160)"
+    )
+    assert format_message(rejected)[8:12] == ".500"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +208,12 @@ def test_json_lines_decode_to_what_was_sent():
         "of": "event",
         "first_missing_seq": 4,
         "last_missing_seq": 6,
+        "reason": "",
     }
+    assert json.loads(format_json(msgspec.structs.replace(prediction(), recovered=True)))[
+        "recovered"
+    ]
+    assert "recovered" not in json.loads(format_json(prediction()))
 
 
 # -- the table ----------------------------------------------------------------------------
@@ -276,6 +303,38 @@ def test_a_duration_ends_it(feed, capsys):
     assert len(lines) > 1
     assert all("hall" in line and "silent" in line for line in lines)
     assert capsys.readouterr().err == ""
+
+
+def test_losses_are_fetched_and_rejections_shown_when_asked_for(feed):
+    rejection = Rejection("porch", "no", "cooldown", "began too soon", 0, 1, 0.7, 0.6)
+    feed.publish_rejection(rejection)
+    relay = LossyRelay(
+        feed.endpoint,
+        lambda message: isinstance(message, PredictionMessage) and message.seq % 2 == 1,
+    )
+    with ControlServer("tcp://127.0.0.1:*", MethodTable(feed.methods())) as control, relay:
+        file = io.StringIO()
+        again = threading.Timer(0.7, feed.publish_rejection, [rejection])
+        again.start()
+        code = run_listen(
+            relay.endpoint,
+            ["porch"],
+            as_json=True,
+            console=Console(file=file),
+            duration_s=1.5,
+            control_endpoint=control.endpoint,
+            with_rejected=True,
+        )
+        again.join()
+    assert code == 0
+    lines = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert not [line for line in lines if line["type"] == "gap"]
+    assert [line["seq"] for line in lines if line["type"] == "rejected"][-1] == 1
+    predictions = [line for line in lines if line["type"] == "prediction"]
+    first = predictions[0]["seq"]
+    assert [line["seq"] for line in predictions] == list(range(first, first + len(predictions)))
+    assert len(predictions) > 4
+    assert all(bool(line.get("recovered")) == line["seq"] % 2 for line in predictions)
 
 
 def test_nobody_there_is_exit_code_1(tmp_path, capsys):
