@@ -12,12 +12,9 @@ from zmq.utils.monitor import recv_monitor_message
 from streamcls.client.connection import connect
 from streamcls.publish.keys import ClientKeys
 
-_FAILED = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_MONITORED = (
+    zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
-_MONITORED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _FAILED
 
 
 def find_obstacle(endpoint: str, keys: ClientKeys | None, timeout_s: float = 1.0) -> str:
@@ -31,7 +28,7 @@ def find_obstacle(endpoint: str, keys: ClientKeys | None, timeout_s: float = 1.0
         socket = context.socket(zmq.SUB)
         monitor = socket.get_monitor_socket(_MONITORED)
         connect(socket, endpoint, keys)
-        connected = False
+        seen = 0
         give_up_at_s = time.monotonic() + timeout_s
         while (left_s := give_up_at_s - time.monotonic()) > 0:
             if not monitor.poll(math.ceil(left_s * 1000)):
@@ -39,21 +36,18 @@ def find_obstacle(endpoint: str, keys: ClientKeys | None, timeout_s: float = 1.0
             event = recv_monitor_message(monitor)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return "it lets us in, but publishes nothing"
-            if event & _FAILED:
-                return _explain(keys, event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
-            connected = True
+            seen |= event
+            # The one clear answer. When the daemon hangs up first, the socket tries again.
+            if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                break
     finally:
         context.destroy(linger=0)
-    return _explain(keys, False) if connected else "is the daemon running there?"
-
-
-def _explain(keys: ClientKeys | None, mismatch: bool) -> str:
+    if not seen:
+        return "is the daemon running there?"
+    mismatch = bool(seen & zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
     if keys is None:
-        return (
-            "it asks for keys (give --client-key and --server-key)"
-            if mismatch
-            else "what listens there does not speak ZeroMQ"
-        )
+        doubt = "" if mismatch else ", or is no streamcls daemon"
+        return f"it asks for keys (give --client-key and --server-key){doubt}"
     if mismatch:
         return "it has no keys (leave out --client-key and --server-key)"
     return (

@@ -187,30 +187,38 @@ class Gate:
             ready = dict(poller.poll(None if wait_s is None else math.ceil(wait_s * 1000)))
             try:
                 if self._zap in ready:
-                    self._zap.send_multipart(self._answer(self._zap.recv_multipart()))
+                    self._zap.send_multipart(self._reply(self._zap.recv_multipart()))
                 if self._monitor in ready:
                     self._note(recv_monitor_message(self._monitor))
                 self._refusals.say()
-            except Exception:  # a bug here must not leave the door shut for good
+            except Exception:  # a bug in counting must not end the answers
                 log.exception("the gate of %s failed on one connection", self._right)
 
-    def _answer(self, request: list[bytes]) -> list[bytes]:
-        """Return the ZAP reply. RFC 27: version, id, domain, address, identity, mechanism, key."""
-        version, request_id, domain, address, _, mechanism, *credentials = request
-        reason, user_id = UNKNOWN_KEY, b""
+    def _reply(self, request: list[bytes]) -> list[bytes]:
+        """Return the ZAP reply (RFC 27); there must be one, or the door is shut for good."""
+        try:
+            reason, user_id = self._judge(request)
+        except Exception:
+            log.exception("the gate of %s failed on one request", self._right)
+            reason, user_id = "internal error", b""
+        # 300 closes the connection and lets the client try again later, so that a key that is
+        # added now counts without a restart on either side; after 400 libzmq never retries.
+        status = b"300" if reason else b"200"
+        return [b"1.0", b"".join(request[1:2]), status, reason.encode(), user_id, b""]
+
+    def _judge(self, request: list[bytes]) -> tuple[str, bytes]:
+        """Return why a client is refused, empty if it is not, and by what name to know it."""
+        _, _, domain, address, _, mechanism, *credentials = request
         key = b"" if not credentials or len(credentials[0]) != 32 else z85.encode(credentials[0])
         client = self._keys.allowed.find(key) if mechanism == b"CURVE" and key else None
         if client is None:
             self._refusals.add(UNKNOWN_KEY, f"{key.decode()} from {_text(address)}")
-        elif self._right not in client.rights or domain != self._right.encode():
+            return UNKNOWN_KEY, b""
+        if self._right not in client.rights or domain != self._right.encode():
             reason = f"no right to {self._right}"
             self._refusals.add(reason, f"{client.name} from {_text(address)}")
-        else:
-            user_id = key
-        # 300 closes the connection and lets the client try again later, so that a key that is
-        # added now counts without a restart on either side; after 400 libzmq never retries.
-        status = (b"200", b"OK") if user_id else (b"300", reason.encode())
-        return [version, request_id, *status, user_id, b""]
+            return reason, b""
+        return "", key
 
     def _note(self, event: Mapping[str, Any]) -> None:
         match event["event"]:
