@@ -70,7 +70,7 @@ def test_version_is_the_package_version():
         ([], "COMMAND"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["run", "--fast", "--realtime"], "not allowed with"),
-        (["run", "--source", "rtsp://camera"], "device[:NAME], file:PATH or pipe:"),
+        (["run", "--source", "radio:1"], "device[:NAME], file:PATH, pipe:, remote:[NAME]"),
         (["run", "--source", "pipe:"], "--rate"),
         (["run", "--source", "pipe:", "--rate", "1"], "an integer from 4000 to 384000"),
         (["run", "--fast"], "streams.mic.pace: for file: only"),
@@ -106,7 +106,8 @@ def test_every_flag_reaches_its_key_and_show_reads_back(tmp_path: Path):
     flags = (
         "--source pipe: --rate 8000 --channels 2 --format s24le --channel 1 --model digits "
         "--hop-ms 160 --endpoint tcp://127.0.0.1:1 --control tcp://127.0.0.1:2 "
-        "--log-level debug --set publish.top_k=3"
+        "--log-level debug --set publish.top_k=3 --set events.deny=rain,wind "
+        "--set events.cooldown_s=5"
     )
     shown = run_cli("config", "show", *flags.split())
     assert tomllib.loads(shown.stdout) == {
@@ -127,6 +128,26 @@ def test_every_flag_reaches_its_key_and_show_reads_back(tmp_path: Path):
             "encoding": "json",
             "top_k": 3,
             "insecure": False,
+        },
+        "events": {
+            "smoothing_ms": 0,
+            "min_duration_ms": 160,
+            "min_gap_ms": 240,
+            "cooldown_s": 5,
+            "confirm_ms": 0,
+            "confirm_window_ms": 1000,
+            "update_interval_s": 1,
+            "allow": [],
+            "deny": ["rain", "wind"],
+            "near_miss_margin": 0.1,
+            "near_miss_interval_s": 10,
+            "noise_floor": {
+                "enabled": False,
+                "quantile": 0.9,
+                "memory_s": 30,
+                "margin": 0.2,
+                "ceiling": 0.95,
+            },
         },
         "ingest": {"endpoint": "tcp://127.0.0.1:5572"},
         "security": {"ipc_mode": "0600"},

@@ -1,6 +1,8 @@
 """Configuration: every problem at once, precedence and origins, TOML there and back."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,13 @@ import streamcls.config
 from streamcls.config import Config, SecurityConfig, StreamConfig, json_schema, load_config, to_toml
 from streamcls.config.schema import dotted_keys
 from streamcls.errors import ConfigError
+from streamcls.postprocess.settings import (
+    ClassSettings,
+    EventSettings,
+    GroupSettings,
+    NoiseFloorSettings,
+    StreamEventSettings,
+)
 
 EXAMPLE = """\
 model = "digits"
@@ -175,7 +184,16 @@ control = "5571"
 encoding = "xml"
 top_k = 1.5
 [events]
-onset_threshold = 0.6
+onset_treshold = 0.6
+offset_threshold = 1.5
+allow = "dog"
+deny = [1]
+[events.class.""]
+[events.class."a.b"]
+cooldown_s = -1
+labels = ["x"]
+[streams.porch.events.noise_floor]
+enabled = true
 [log.level]
 x = 1
 """
@@ -187,7 +205,14 @@ def test_every_problem_is_reported_at_once(tmp_path: Path):
     expected = [
         ("modle", "did you mean model?"),
         ("hop_ms", "did you mean inference.hop_ms?"),
-        ("events", "unknown key"),
+        ("events.onset_treshold", "did you mean events.onset_threshold?"),
+        ("events.offset_threshold = 1.5", "a number from 0 to 1"),
+        ('events.allow = "dog"', "a list, each UTF-8 text of 1 to 128 characters"),
+        ("events.deny = [1]", "a list, each UTF-8 text of 1 to 128 characters"),
+        ('[events.class.""]', "bad name; use UTF-8 text of 1 to 128 characters, no control"),
+        ('events.class."a.b".cooldown_s = -1', "a number from 0 to 86400"),
+        ('events.class."a.b".labels', "did you mean events.group.NAME.labels?"),
+        ("streams.porch.events.noise_floor", "unknown key"),
         ('[streams."a b"]', "bad name"),
         ("streams.porch.chanel", "did you mean streams.porch.channel?"),
         ("streams.porch.channel = -1", 'an integer from 0 to 255 or "mix"'),
@@ -352,6 +377,142 @@ def test_shown_configuration_reads_back_to_the_same(
     assert (f"hop_ms = 160  # file {example}" in text) == with_origin
 
 
+EVENTS = """\
+[events]
+cooldown_s = 2
+allow = ["dog", "Speech, male", "pets"]
+[events.noise_floor]
+enabled = true
+[events.class.dog]
+onset_threshold = 0.8
+[events.class."Mr. \\"Bird\\" = ü"]
+confirm_ms = 300
+[events.class.unknown]
+[events.group.pets]
+labels = ["cat", "mouse"]
+min_gap_ms = 1000
+[streams.porch]
+[streams.porch.events]
+deny = []
+smoothing_ms = 40
+[streams.porch.events.class.dog]
+cooldown_s = 30
+"""
+
+
+def test_events_are_read_as_their_stage_wants_them_and_shown_again(tmp_path: Path):
+    config = load_text(tmp_path, EVENTS)
+    assert config.events == EventSettings(
+        cooldown_s=2.0,
+        allow=("dog", "Speech, male", "pets"),
+        noise_floor=NoiseFloorSettings(enabled=True),
+        class_={
+            "dog": ClassSettings(onset_threshold=0.8),
+            'Mr. "Bird" = ü': ClassSettings(confirm_ms=300.0),
+            "unknown": ClassSettings(),
+        },
+        group={"pets": GroupSettings(labels=("cat", "mouse"), min_gap_ms=1000.0)},
+    )
+    porch = config.streams["porch"].events
+    # An empty list is an answer; a key that is absent is inherited.
+    assert (porch.deny, porch.allow, porch.cooldown_s, porch.smoothing_ms) == ((), None, None, 40.0)
+    assert porch.class_ == {"dog": ClassSettings(cooldown_s=30.0)}
+    text = to_toml(config, with_origin=True)
+    assert '[events.class."Mr. \\"Bird\\" = ü"]\nconfirm_ms = 300  # file ' in text
+    assert "\n[events.class.unknown]\n" in text
+    assert "onset_threshold" not in text.partition("[events]")[2].partition("[events.noise")[0]
+    assert load_text(tmp_path, text) == config
+
+
+def test_variables_and_flags_reach_classes_groups_and_lists(tmp_path: Path):
+    path = tmp_path / "events.toml"
+    path.write_text('[events.class."Glass, break"]\n[streams.porch]\n')
+    environ = {
+        "STREAMCLS_EVENTS__ONSET_THRESHOLD": "0.7",
+        "STREAMCLS_EVENTS__CLASS__GLASS__BREAK__COOLDOWN_S": "5",
+        "STREAMCLS_EVENTS__CLASS__DOG__COOLDOWN_S": "6",
+        "STREAMCLS_EVENTS__NOISE_FLOOR__ENABLED": "true",
+        "STREAMCLS_EVENTS__GROUP__PETS__LABELS": '["cat", "bird, small"]',
+        "STREAMCLS_STREAMS__PORCH__EVENTS__DENY": "rain , wind",
+        "STREAMCLS_STREAMS__PORCH__EVENTS__CLASS__DOG__ONSET_THRESHOLD": "0.9",
+        "STREAMCLS_STREAMS__BACK__YARD__EVENTS__MIN_GAP_MS": "100",
+    }
+    overrides = {
+        'events.class."Mr. Owl".onset_threshold': "0.8",
+        "events.deny": "",
+        "streams.*.events.cooldown_s": "4",
+    }
+    config = load_config(path, overrides, environ)
+    assert config.events.onset_threshold == 0.7
+    assert config.events.class_ == {
+        "Glass, break": ClassSettings(cooldown_s=5.0),
+        "dog": ClassSettings(cooldown_s=6.0),
+        "Mr. Owl": ClassSettings(onset_threshold=0.8),
+    }
+    assert config.events.noise_floor.enabled
+    assert config.events.group == {"pets": GroupSettings(labels=("cat", "bird, small"))}
+    assert config.events.deny == ()
+    assert set(config.streams) == {"porch", "back__yard"}
+    assert config.streams["porch"].events == StreamEventSettings(
+        cooldown_s=4.0, deny=("rain", "wind"), class_={"dog": ClassSettings(onset_threshold=0.9)}
+    )
+    assert config.streams["back__yard"].events.min_gap_ms == 100.0
+    assert config.origins['events.class."Mr. Owl".onset_threshold'] == "flag"
+    (problem,) = problems_of(tmp_path, "", overrides={"events.allow": '["dog"'})
+    assert problem.startswith('events.allow = "[\\"dog\\"" (flag): must be a list, each UTF-8 text')
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "[events]\nonset_threshold = 0.5\noffset_threshold = 0.6",
+            "events: offset_threshold = 0.6 is above onset_threshold = 0.5",
+        ),
+        (
+            "[events]\noffset_threshold = 0.6\n[streams.m.events.class.dog]\nonset_threshold = 0.4",
+            "streams.m.events.class.dog: offset_threshold = 0.6 is above onset_threshold = 0.4",
+        ),
+        ("[events.class.dog]\nconfirm_ms = 2000", "events.class.dog: confirm_ms = 2000 does not"),
+        ("[events.group.pets]", "events.group.pets.labels: empty"),
+        (
+            '[events.group.pets]\nlabels = ["dog"]\n[events.class.dog]',
+            "events.class.dog: the class is reported as part of a group",
+        ),
+    ],
+)
+def test_contradictions_of_event_settings_show_without_the_model(
+    tmp_path: Path, text: str, expected: str
+):
+    (problem,) = problems_of(tmp_path, text)
+    assert problem.startswith(expected)
+
+
+def test_what_may_suit_some_model_is_accepted(tmp_path: Path):
+    """The model's own thresholds and labels are not known here."""
+    config = load_text(
+        tmp_path,
+        '[events]\noffset_threshold = 0.9\nallow = ["anything"]\n'
+        "noise_floor = {enabled = true, ceiling = 0.5}\n",
+    )
+    assert config.events.offset_threshold == 0.9
+
+
+def test_a_wrong_threshold_causes_no_line_about_the_default_in_its_place(tmp_path: Path):
+    text = "[events]\nconfirm_window_ms = -1\nconfirm_ms = 2000\n"
+    (problem,) = problems_of(tmp_path, text)
+    assert problem.startswith("events.confirm_window_ms = -1")
+
+
+def test_configuration_loads_neither_numpy_nor_jax():
+    program = (
+        "import sys; from streamcls.config import load_config; load_config(environ={})\n"
+        "print({'numpy', 'jax', 'zmq'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "{'zmq'}\n"
+
+
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
 
@@ -362,6 +523,8 @@ texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
     path=texts,
     hop_ms=st.floats(10, 1000),
     channel=st.one_of(st.integers(0, 255), st.just("mix")),
+    label=texts,
+    denied=st.lists(texts, max_size=3),
 )
 def test_any_valid_value_survives_the_round_trip(
     tmp_path_factory: pytest.TempPathFactory,
@@ -370,8 +533,12 @@ def test_any_valid_value_survives_the_round_trip(
     path: str,
     hop_ms: float,
     channel: int | str,
+    label: str,
+    denied: list[str],
 ):
     overrides: dict[str, object] = {
+        f"events.class.{json.dumps(label)}.cooldown_s": 3,
+        f"streams.{name}.events.deny": denied,
         "model": model,
         f"streams.{name}.source": f"file:{path}",
         f"streams.{name}.channel": channel,
@@ -380,6 +547,8 @@ def test_any_valid_value_survives_the_round_trip(
     config = load_config(overrides=overrides, environ={})
     assert config.model == model
     assert config.streams[name].source == f"file:{path}"
+    assert config.events.class_ == {label: ClassSettings(cooldown_s=3.0)}
+    assert config.streams[name].events.deny == tuple(denied)
     assert load_text(tmp_path_factory.getbasetemp(), to_toml(config)) == config
 
 
@@ -423,7 +592,7 @@ def test_shipped_json_schema_is_current():
 
 def test_json_schema_describes_exactly_the_keys_there_are():
     schema = json_schema()
-    found = set()
+    found: set[str] = set()
 
     def walk(table: dict[str, Any], prefix: str) -> None:
         assert table["additionalProperties"] is False

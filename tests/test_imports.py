@@ -40,8 +40,14 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "zoo": set(),
     "notify": set(),
-    # The check of an endpoint has one home; zmq is all that it pulls in.
-    "config": {*FOUNDATION, "publish.endpoint"},
+    # The check of an endpoint has one home; zmq is all that it pulls in. So have the settings of
+    # events and the rules that they make, which pull in nothing.
+    "config": {
+        *FOUNDATION,
+        "publish.endpoint",
+        "postprocess.settings",
+        "postprocess.rules",
+    },
     **{stage: {*FOUNDATION, *STAGES[:index]} for index, stage in enumerate(STAGES)},
     **{key: {*FOUNDATION, *CLIENT_SIDE} for key in CLIENTS},
     "signals": set(),

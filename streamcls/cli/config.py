@@ -18,8 +18,21 @@ examples:
   streamcls config show > streamcls.toml     a complete file to start from
   streamcls config schema > schema.json      for editors: completion and hints
 
-What needs the model or the machine (is the hop a multiple of the model's stride? does the
-device exist?) is checked by `streamcls run` before it says it is ready.""",
+tables:
+  [streams.NAME]               where the audio of a stream comes from
+  [inference]                  how often to predict, for how many streams
+  [events]                     how scores become events, for every class; then for one:
+  [events.class.LABEL]         a class of the model; quote a label with spaces or signs
+  [events.group.NAME]          several classes reported as one
+  [events.noise_floor]         thresholds that rise with what is never quiet
+  [streams.NAME.events]        for one stream, also .class.LABEL
+  [publish] [ingest]           endpoints of subscribers, requests and senders
+  [security] [log]             keys; what is said on standard error
+A key that `config show` leaves out of a class or stream is inherited from the table above it.
+
+What needs the model or the machine (is the hop a multiple of the model's stride? has it the
+classes that [events] names? does the device exist?) is checked by `streamcls run` before it says
+it is ready.""",
 )
 _CHECK = Page(
     description="Check a file together with the environment and print every problem.", epilog=""

@@ -36,7 +36,8 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="set any configuration key, e.g. publish.top_k=3 or streams.porch.channel=mix "
-        "(streams.*.KEY sets it for every stream); may be repeated",
+        "(streams.*.KEY sets it for every stream), events.deny=rain,wind, "
+        "events.class.dog.cooldown_s=5 (quote a name with a dot as in TOML); may be repeated",
     )
 
 
@@ -46,8 +47,8 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     audio.add_argument(
         "--source",
         metavar="SPEC",
-        help="device[:NAME] (see `streamcls devices`), file:PATH, or pipe: for raw PCM on "
-        "standard input",
+        help="device[:NAME] (see `streamcls devices`), file:PATH, pipe: (raw PCM on standard "
+        "input), remote:[NAME], http(s)://HOST/PATH or rtsp://HOST/PATH",
     )
     audio.add_argument("--channel", metavar="N|mix", help="channel to classify, from 0; mix = mean")
     pace = audio.add_mutually_exclusive_group()

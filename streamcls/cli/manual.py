@@ -29,7 +29,9 @@ configuration:
   One TOML file, given to `run` and `config`. Flags win over variables, variables over the file,
   the file over the defaults; `streamcls config show --origin` prints each value and its source.
   Each key has a variable: STREAMCLS_MODEL for model, STREAMCLS_INFERENCE__HOP_MS for
-  inference.hop_ms, STREAMCLS_STREAMS__PORCH__SOURCE for streams.porch.source.
+  inference.hop_ms, STREAMCLS_STREAMS__PORCH__SOURCE for streams.porch.source,
+  STREAMCLS_EVENTS__CLASS__DOG__COOLDOWN_S for events.class.dog.cooldown_s (a name that no file
+  spells is in lower case).
 
 exit status:
   0 done (also after Ctrl-C in `run` and `listen`), 1 `listen` has heard nothing, 2 wrong input

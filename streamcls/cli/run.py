@@ -26,6 +26,8 @@ examples:
       A device whose name contains "USB Audio", all its channels averaged, 6 predictions a second.
   streamcls run --source file:street.flac --fast --summary-json summary.json
       A whole recording as fast as possible, with its figures in a file.
+  streamcls run --set events.class.dog.onset_threshold=0.8 --set events.deny=rain,wind
+      Keys of the file without a file; `streamcls config --help` names its tables.
   arecord -q -t raw -r 16000 -f S16_LE | streamcls run --source pipe: --rate 16000
       Raw PCM from another program.""",
 )

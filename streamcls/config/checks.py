@@ -12,7 +12,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from streamcls.config.schema import STREAM_NAME_PATTERN, Config, StreamConfig
-from streamcls.errors import PublishError
+from streamcls.errors import ConfigError, PublishError
+from streamcls.postprocess.rules import resolve_rules
+from streamcls.postprocess.settings import EventSettings, NoiseFloorSettings, settle_for_stream
 from streamcls.publish.endpoint import check_bind
 
 NETWORK_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp")
@@ -44,6 +46,7 @@ def find_problems(config: Config) -> Iterator[Problem]:
         yield from _check_stream(f"streams.{name}", stream)
     yield from _check_remotes(config)
     yield from _check_inference(config)
+    yield from _check_events(config)
     yield from _check_endpoints(config)
 
 
@@ -172,6 +175,32 @@ def _check_inference(config: Config) -> Iterator[Problem]:
             f"inference.ring_s = {inference.ring_s:g}: must hold two hops of "
             f"{inference.hop_ms:g} ms; set at least {2 * inference.hop_ms / 1000:g}",
         )
+
+
+def _check_events(config: Config) -> Iterator[Problem]:
+    shared = _find_event_problems(config.events)
+    for message in shared:
+        yield Problem(("events",), message)
+    for name, stream in config.streams.items():
+        table = f"streams.{name}.events"
+        for message in _find_event_problems(settle_for_stream(config.events, stream.events)):
+            if message not in shared:
+                yield Problem(("events", table), f"streams.{name}.{message}")
+
+
+def _find_event_problems(settings: EventSettings) -> list[str]:
+    """Return what is wrong whatever the model: it is taken to know every label that is named."""
+    named = {*settings.class_, *(label for g in settings.group.values() for label in g.labels)}
+    named.update({*settings.allow, *settings.deny} - set(settings.group))
+    labels = ("every class", *sorted(named))
+    # As high as they can be: what contradicts these thresholds contradicts all.
+    thresholds = dict.fromkeys(labels, 1.0)
+    calm = dataclasses.replace(settings, noise_floor=NoiseFloorSettings())
+    try:
+        resolve_rules(calm, labels, thresholds, unknown_labels=())
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def _check_endpoints(config: Config) -> Iterator[Problem]:

@@ -2,9 +2,11 @@
 
 The result is one tree of tables whose leaves remember where they came from. Nothing is
 interpreted here except the names of environment variables and `*` in an override's key, which
-both need to know the streams of the layers below.
+both need to know the names of the layers below.
 """
 
+import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,8 @@ from streamcls.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "STREAMCLS_"
 MAX_FILE_BYTES = 1 << 20
+_NAMED = frozenset({"streams", "class", "group"})
+"""Tables whose keys are names that a user gives."""
 
 
 class Leaf(NamedTuple):
@@ -59,37 +63,35 @@ def lay_environment(tree: Tree, environ: Mapping[str, str]) -> None:
     """Lay the ``STREAMCLS_*`` variables over ``tree``.
 
     ``__`` separates tables and case does not count: ``STREAMCLS_INFERENCE__HOP_MS`` is
-    ``inference.hop_ms``. In a stream's name ``_`` also matches ``-``; a name that no layer
-    below has makes a new stream, in lower case.
+    ``inference.hop_ms``. In the name of a stream, class or group ``_`` also matches ``-``, a
+    space and every other sign; a name that no layer below has makes a new one, in lower case.
     """
     for variable in sorted(environ):
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
         path = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-        if path[0] == "streams" and len(path) >= 3:
-            name = "__".join(path[1:-1])
-            same = [known for known in _streams(tree) if _fold(known) == _fold(name)]
-            path = ["streams", same[0] if same else name, path[-1]]
+        path = _find_names(tree, path)
         _put(tree, path, Leaf(environ[variable], f"variable {variable}", is_text=True))
 
 
 def lay_overrides(tree: Tree, overrides: Mapping[str, object]) -> None:
     """Lay flags, ``{"inference.hop_ms": 160}``, over ``tree``.
 
-    ``streams.*.KEY`` means every stream, or the default stream where none is configured.
+    ``streams.*.KEY`` means every stream, or the default stream where none is configured. A
+    name with a dot is quoted, as in TOML: ``events.class."Mr. Dog".cooldown_s``.
 
     Raises:
         ConfigError: ``streams.*.source`` while several streams are configured.
     """
     every: list[tuple[list[str], Leaf]] = []
     for key, value in overrides.items():
-        path = key.split(".")
+        path = _split_key(key)
         leaf = Leaf(value, "flag", is_text=True)
         if path[:2] == ["streams", "*"]:
             every.append((path, leaf))
         else:
             _put(tree, path, leaf)
-    names = list(_streams(tree)) or [DEFAULT_STREAM]
+    names = list(_below(tree, "streams")) or [DEFAULT_STREAM]
     for path, leaf in every:
         if path[2:] == ["source"] and len(names) > 1:
             raise ConfigError(
@@ -119,10 +121,39 @@ def _put(tree: Tree, path: list[str], leaf: Leaf) -> None:
     tree[path[-1]] = leaf
 
 
-def _streams(tree: Tree) -> Tree:
-    streams = tree.get("streams", {})
-    return {} if isinstance(streams, Leaf) else streams
+def _below(tree: Tree, key: str) -> Tree:
+    table = tree.get(key, {})
+    return {} if isinstance(table, Leaf) else table
+
+
+def _split_key(key: str) -> list[str]:
+    """Return the parts of a dotted key; dots within double quotes do not divide."""
+    parts = re.findall(r'((?:"(?:[^"\\]|\\.)*"|[^.])*)\.', f"{key}.")
+    return [_unquote(part) for part in parts]
+
+
+def _unquote(part: str) -> str:
+    if len(part) < 2 or not part.startswith('"') or not part.endswith('"'):
+        return part
+    try:
+        return json.loads(part)
+    except ValueError:
+        return part
+
+
+def _find_names(tree: Tree, path: list[str]) -> list[str]:
+    """Return a variable's path with names as the layers below spell them."""
+    if len(path) == 1:
+        return path
+    table = _below(tree, path[0])
+    if path[0] not in _NAMED or len(path) == 2:
+        return [path[0], *_find_names(table, path[1:])]
+    # A name may hold `__`: it ends in front of a stream's table of events, or of the key.
+    end = path.index("events", 2) if "events" in path[2:-1] else len(path) - 1
+    name = "__".join(path[1:end])
+    name = next((known for known in table if _fold(known) == _fold(name)), name)
+    return [path[0], name, *_find_names(_below(table, name), path[end:])]
 
 
 def _fold(name: str) -> str:
-    return name.lower().replace("-", "_")
+    return re.sub(r"\W", "_", name.lower())

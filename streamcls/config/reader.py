@@ -7,16 +7,23 @@ and the remedy.
 
 import dataclasses
 import difflib
-import json
-import re
+import itertools
+import tomllib
 from typing import Any, cast
 
 import msgspec
 from msgspec import inspect
 
 from streamcls.config.layers import ENVIRONMENT_PREFIX, Leaf, Tree
-from streamcls.config.schema import STREAM_NAME_PATTERN, Config, dotted_keys, keys, mapping_item
-from streamcls.config.show import quote
+from streamcls.config.schema import (
+    Config,
+    NamedTables,
+    attribute,
+    dotted_keys,
+    keys,
+    named_tables,
+)
+from streamcls.config.show import quote, quote_key
 
 
 class Reader:
@@ -24,7 +31,8 @@ class Reader:
 
     Attributes:
         problems: What is wrong, one line each.
-        rejected: Dotted keys whose value was wrong; their default stands in.
+        rejected: Dotted keys whose value was wrong, so that a default stands in, and the tables
+            that hold them.
         origins: Dotted key -> origin of the value in use.
     """
 
@@ -52,49 +60,57 @@ class Reader:
             name = prefix + key
             below = node.get(key)
             if dataclasses.is_dataclass(hint):
-                values[key] = self._table(cast(type, hint), below or {}, f"{name}.")
-            elif (item := mapping_item(hint)) is not None:
-                values[key] = self._named_tables(item, below or {}, name)
+                values[attribute(key)] = self._table(cast(type, hint), below or {}, f"{name}.")
+            elif (named := named_tables(hint)) is not None:
+                # An empty mapping means its default: for streams that is the default one.
+                default: Tree = {one: {} for one in getattr(table(), attribute(key))}
+                values[attribute(key)] = self._named_tables(named, below or default, name)
             elif below is None:
                 self.origins[name] = "default"
             elif isinstance(below, Leaf):
                 self._leaf(values, name, key, below, hint)
             else:
-                self.rejected.add(name)
+                self._note_rejected(name)
                 self.problems.append(f"[{name}]: must be {_limit(hint)}, not a table")
         return table(**values)
 
-    def _named_tables(self, table: type, node: Tree | Leaf, prefix: str) -> dict[str, Any]:
+    def _named_tables(self, named: NamedTables, node: Tree | Leaf, prefix: str) -> dict[str, Any]:
         if isinstance(node, Leaf):
             self._reject(prefix, node, f"must be tables; write [{prefix}.NAME] for each")
             node = {}
         for name in node:
-            if not re.fullmatch(STREAM_NAME_PATTERN.strip("^$"), name):
+            if not _is_name(name, named.name):
                 self.problems.append(
-                    f"[{prefix}.{json.dumps(name)}]: bad name; use a letter or digit, then up to "
-                    f"63 of A-Z a-z 0-9 _ -"
+                    f"[{prefix}.{quote(name)}]: bad name; use {_name_limit(named.name)}"
                 )
-        # An empty mapping means the default stream; so does one that had to be rejected.
-        node = node or {name: {} for name in getattr(Config(), prefix)}
         return {
-            name: self._table(table, below, f"{prefix}.{name}.") for name, below in node.items()
+            name: self._table(named.table, below, f"{prefix}.{quote_key(name)}.")
+            for name, below in node.items()
         }
 
     def _leaf(self, values: dict[str, Any], name: str, key: str, leaf: Leaf, hint: Any) -> None:
         try:
-            values[key] = msgspec.convert(leaf.value, hint, strict=not leaf.is_text)
-            str(values[key]).encode()  # bytes of argv that are not UTF-8 arrive as surrogates
-        except (msgspec.ValidationError, UnicodeEncodeError):
+            given = leaf.value
+            if leaf.is_text and isinstance(given, str) and _is_list(hint):
+                given = _split_list(given)
+            value = msgspec.convert(given, hint, strict=not leaf.is_text)
+            for text in value if isinstance(value, tuple) else (str(value),):
+                text.encode()  # bytes of argv that are not UTF-8 arrive as surrogates
+        except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeEncodeError):
             self._reject(name, leaf, f"must be {_limit(hint)}")
         else:
+            values[attribute(key)] = value
             self.origins[name] = leaf.origin
 
+    def _note_rejected(self, name: str) -> None:
+        self.rejected.update(itertools.accumulate(name.split("."), "{}.{}".format))
+
     def _reject(self, name: str, leaf: Leaf, what: str) -> None:
-        self.rejected.add(name)
+        self._note_rejected(name)
         self.problems.append(f"{name} = {quote(leaf.value)} ({leaf.origin}): {what}")
 
     def _unknown(self, key: str, node: Tree | Leaf, known: list[str], prefix: str) -> None:
-        name = prefix + (key if re.fullmatch(r"[\w-]+", key) else json.dumps(key))
+        name = prefix + quote_key(key)
         origin = _first_origin(node)
         where = f" ({origin})" if origin else ""
         better = _closest(name, key, known, prefix)
@@ -111,7 +127,8 @@ def _closest(name: str, key: str, known: list[str], prefix: str) -> str | None:
         return alike[0]
     if near := difflib.get_close_matches(key, known, 1):
         return prefix + near[0]
-    return next((dotted for dotted in everywhere if dotted.rpartition(".")[2] == key), None)
+    same = (dotted for dotted in everywhere if dotted.rpartition(".")[2] == key)
+    return min(same, key=lambda dotted: dotted.count("."), default=None)
 
 
 def _first_origin(node: Tree | Leaf) -> str | None:
@@ -120,6 +137,51 @@ def _first_origin(node: Tree | Leaf) -> str | None:
             return None
         node = next(iter(node.values()))
     return node.origin
+
+
+def _is_name(name: str, hint: Any) -> bool:
+    try:
+        msgspec.convert(name, hint)
+        name.encode()
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        return False
+    return not name.endswith("\n")  # `$` in a pattern lets one through
+
+
+def _name_limit(hint: Any) -> str:
+    """Say in words which names a type allows: its description, or its limit."""
+    info = inspect.type_info(hint)
+    if isinstance(info, inspect.Metadata) and info.extra_json_schema:
+        words = str(info.extra_json_schema["description"])
+        return words[0].lower() + words[1:]
+    return _words(info)
+
+
+def _is_list(hint: Any) -> bool:
+    return isinstance(_bare(inspect.type_info(hint)), inspect.VarTupleType)
+
+
+def _bare(info: inspect.Type) -> inspect.Type:
+    """Return a type without descriptions and without None."""
+    while True:
+        match info:
+            case inspect.Metadata():
+                info = info.type
+            case inspect.UnionType(types=(one, inspect.NoneType())):
+                info = one
+            case _:
+                return info
+
+
+def _split_list(text: str) -> list[Any]:
+    """Return the list that a variable or flag means: ``dog, cat`` or ``["dog", "Speech, male"]``.
+
+    Raises:
+        tomllib.TOMLDecodeError: It begins like a list of TOML and is none.
+    """
+    if text.startswith("["):
+        return tomllib.loads(f"list = {text}")["list"]
+    return [part.strip() for part in text.split(",")] if text else []
 
 
 def _limit(hint: Any) -> str:
@@ -141,6 +203,8 @@ def _words(info: inspect.Type) -> str:
             return f"a number from {info.ge} to {info.le}"
         case inspect.BoolType():
             return "true or false"
+        case inspect.VarTupleType():
+            return f"a list, each {_words(info.item_type)}"
         case inspect.StrType():
             return f"UTF-8 text of 1 to {info.max_length} characters, no control characters"
         case _:

@@ -1,12 +1,14 @@
 """What can be configured: one frozen dataclass per TOML table, one annotated field per key.
 
-The types are the single source of truth: `reader` checks values against them, `check` prints
-their limits, `json_schema` turns them into the JSON Schema that editors use. A field that may
-be None does not apply to every stream; None is never written in a file.
+The types are the single source of truth: `reader` checks values against them and prints their
+limits, `json_schema` turns them into the JSON Schema that editors use. The ``[events]`` tables are
+those of the stage that they belong to. A field that may be None does not apply everywhere or is
+inherited; None is never written in a file.
 """
 
 import dataclasses
 import functools
+import keyword
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,12 +17,20 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from streamcls.postprocess.settings import EventSettings, StreamEventSettings
+
 STREAM_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 DEFAULT_STREAM = "mic"
 
 # No control characters. A look-ahead, because `$` would let a final newline through.
 Text = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^(?![\s\S]*[\x00-\x1f\x7f])")]
-StreamName = Annotated[str, Meta(pattern=STREAM_NAME_PATTERN)]
+StreamName = Annotated[
+    str,
+    Meta(
+        pattern=STREAM_NAME_PATTERN,
+        description="A letter or digit, then up to 63 of A-Z a-z 0-9 _ -",
+    ),
+]
 Channel = Annotated[int, Meta(ge=0, le=255)] | Literal["mix"]
 SampleFormat = Literal["s16le", "s24le", "s32le", "f32le"]
 
@@ -55,6 +65,7 @@ class StreamConfig:
         SampleFormat | None,
         Meta(description="Of a pipe (default s16le), or to ask of a device: s16le or f32le."),
     ] = None
+    events: StreamEventSettings = field(default_factory=StreamEventSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +159,7 @@ class Config:
         default_factory=lambda: {DEFAULT_STREAM: StreamConfig()}
     )
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    events: EventSettings = field(default_factory=EventSettings)
     publish: PublishConfig = field(default_factory=PublishConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     security: SecurityConfig = field(default_factory=SecurityConfig)
@@ -161,28 +173,45 @@ class Config:
 def keys(table: type) -> dict[str, Any]:
     """Return the keys of a table's dataclass, each with its annotated type."""
     hints = typing.get_type_hints(table, include_extras=True)
-    return {f.name: hints[f.name] for f in dataclasses.fields(table) if f.metadata.get("key", True)}
+    names = [f.name for f in dataclasses.fields(table) if f.metadata.get("key", True)]
+    return {_key(name): hints[name] for name in names}
+
+
+def attribute(key: str) -> str:
+    """Return the name of a key's field: ``class_`` for ``class``."""
+    return f"{key}_" if keyword.iskeyword(key) else key
+
+
+def _key(name: str) -> str:
+    return name.removesuffix("_")
 
 
 @functools.cache
 def dotted_keys(table: type = Config, prefix: str = "") -> tuple[str, ...]:
-    """Return every leaf key below ``table``; ``streams.*.source`` stands for any stream."""
+    """Return every leaf key below ``table``; ``*`` stands for any name, as in streams.*.source."""
     found: list[str] = []
     for name, hint in keys(table).items():
         if dataclasses.is_dataclass(hint):
             found += dotted_keys(typing.cast(type, hint), f"{prefix}{name}.")
-        elif (item := mapping_item(hint)) is not None:
-            found += dotted_keys(item, f"{prefix}{name}.*.")
+        elif (named := named_tables(hint)) is not None:
+            found += dotted_keys(named.table, f"{prefix}{name}.*.")
         else:
             found.append(prefix + name)
     return tuple(found)
 
 
-def mapping_item(hint: Any) -> type | None:
-    """Return the table type of the values when ``hint`` is a mapping of named tables."""
+class NamedTables(typing.NamedTuple):
+    """The types of a mapping of named tables."""
+
+    name: Any
+    table: type
+
+
+def named_tables(hint: Any) -> NamedTables | None:
+    """Return what ``hint`` says about names and tables when it is a mapping of named tables."""
     if typing.get_origin(hint) is not Mapping:
         return None
-    return typing.get_args(hint)[1]
+    return NamedTables(*typing.get_args(hint))
 
 
 def json_schema() -> dict[str, Any]:
@@ -190,8 +219,11 @@ def json_schema() -> dict[str, Any]:
     (_, components) = msgspec.json.schema_components([Config], ref_template="#/$defs/{name}")
     for table in components.values():
         table["additionalProperties"] = False
+        table["properties"] = {_key(name): prop for name, prop in table["properties"].items()}
         for prop in table["properties"].values():
             _drop_null(prop)
+            if isinstance(prop.get("default"), tuple):
+                prop["default"] = list(prop["default"])
     root = components.pop("Config")
     del root["properties"]["origins"]
     return {

@@ -5,10 +5,11 @@ Also how single values look in messages.
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from streamcls.config.schema import Config, keys
+from streamcls.config.schema import Config, attribute, keys
 
 
 def to_toml(config: Config, *, with_origin: bool = False) -> str:
@@ -22,30 +23,40 @@ def to_toml(config: Config, *, with_origin: bool = False) -> str:
     return "\n".join(_lines(config, "", origins)).lstrip("\n") + "\n"
 
 
-def _lines(table: Any, prefix: str, origins: Mapping[str, str]) -> Iterator[str]:
-    values = {key: getattr(table, key) for key in keys(type(table))}
+def _lines(
+    table: Any, prefix: str, origins: Mapping[str, str], *, named: bool = False
+) -> Iterator[str]:
+    values = {key: getattr(table, attribute(key)) for key in keys(type(table))}
     tables = {key: value for key, value in values.items() if _is_table(value)}
     leaves = [key for key, value in values.items() if key not in tables and value is not None]
-    if prefix and leaves:
+    # A named table says something even when it is empty: that there is one.
+    if (leaves and prefix) or named:
         yield f"\n[{prefix.removesuffix('.')}]"
     for key in leaves:
         comment = f"  # {printable(origins[prefix + key])}" if prefix + key in origins else ""
         yield f"{key} = {_literal(values[key])}{comment}"
     for key, value in tables.items():
-        named = value.items() if isinstance(value, Mapping) else [(None, value)]
-        for name, below in named:
-            yield from _lines(below, f"{prefix}{key}." + (f"{name}." if name else ""), origins)
+        if not isinstance(value, Mapping):
+            yield from _lines(value, f"{prefix}{key}.", origins)
+            continue
+        for name, below in value.items():
+            yield from _lines(below, f"{prefix}{key}.{quote_key(name)}.", origins, named=True)
 
 
 def _is_table(value: object) -> bool:
     return isinstance(value, Mapping) or dataclasses.is_dataclass(value)
 
 
-def _literal(value: str | bool | int | float) -> str:
+def _literal(value: str | bool | int | float | tuple[str, ...]) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    # JSON and TOML agree on booleans, finite numbers and strings without control characters.
+    # JSON and TOML agree on booleans, finite numbers, strings without control characters, lists.
     return json.dumps(value, ensure_ascii=False)
+
+
+def quote_key(name: str) -> str:
+    """Return one part of a dotted key as TOML has it: quoted unless it is a bare key."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 def quote(value: object) -> str:

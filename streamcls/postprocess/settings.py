@@ -13,7 +13,8 @@ from typing import Annotated, TypeVar
 
 from msgspec import Meta
 
-Label = Annotated[str, Meta(min_length=1, max_length=128)]
+# No control characters. A look-ahead, because `$` would let a final newline through.
+Label = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^(?![\s\S]*[\x00-\x1f\x7f])")]
 Labels = Annotated[tuple[Label, ...], Meta(max_length=10_000)]
 
 OnsetThreshold = Annotated[
