@@ -21,6 +21,7 @@ from streamcls.capture import (
     RemoteSource,
     Source,
     SourceOptions,
+    check_channel,
     hide_credentials,
     parse_source,
 )
@@ -104,6 +105,8 @@ class Roster:
                     ]
                 )
             source.check()
+            if source.channels:  # a file says it before it is opened for good
+                check_channel(config.channel, source.channels)
             events = settle_for_stream(self._config.events, config.events)
             detector = self._build_detector(name, events)
             rate_hz = self._front_end.sample_rate_hz

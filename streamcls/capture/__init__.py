@@ -4,7 +4,7 @@ from streamcls.capture.factory import parse_source
 from streamcls.capture.feeder import Feeder
 from streamcls.capture.portaudio import InputDevice, list_devices
 from streamcls.capture.remote import RemoteSource
-from streamcls.capture.resample import Channel
+from streamcls.capture.resample import Channel, check_channel
 from streamcls.capture.source import EndOfStream, Source, SourceLost, SourceOptions
 from streamcls.capture.url import hide_credentials
 
@@ -17,6 +17,7 @@ __all__ = [
     "Source",
     "SourceLost",
     "SourceOptions",
+    "check_channel",
     "hide_credentials",
     "list_devices",
     "parse_source",

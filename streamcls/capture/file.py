@@ -48,13 +48,13 @@ class FileSource:
 
     def check(self) -> None:
         """Look whether the file is there and can be decoded."""
-        self._load_header().close()
+        with self._load_header() as file:
+            self.sample_rate_hz, self.channels = file.samplerate, file.channels
 
     def open(self) -> None:
         """Open the file and start its clock."""
         self._file = self._load_header()
-        self.sample_rate_hz = self._file.samplerate
-        self.channels = self._file.channels
+        self.sample_rate_hz, self.channels = self._file.samplerate, self._file.channels
         self._first_ns = time.time_ns() if self._start_ns is None else self._start_ns
         self._began_ns = time.monotonic_ns()
         self._frames_read = 0

@@ -15,6 +15,19 @@ from streamcls.types import FloatArray
 Channel = int | Literal["mix"]
 
 
+def check_channel(channel: Channel, n_channels: int) -> None:
+    """Refuse a channel that a source of ``n_channels`` does not have.
+
+    Raises:
+        SourceError: There is no such channel.
+    """
+    if channel != "mix" and not 0 <= channel < n_channels:
+        raise SourceError(
+            f"channel {channel} does not exist, the source is open with {n_channels}: choose "
+            f'0 to {n_channels - 1} or "mix", or ask a device for more: channels = {channel + 1}'
+        )
+
+
 def select_channel(samples: FloatArray, channel: Channel) -> FloatArray:
     """Return one channel, or the mean of all.
 
@@ -28,15 +41,10 @@ def select_channel(samples: FloatArray, channel: Channel) -> FloatArray:
     Raises:
         SourceError: There is no such channel.
     """
-    n_channels = samples.shape[1]
+    check_channel(channel, samples.shape[1])
     if channel == "mix":
         with np.errstate(invalid="ignore", over="ignore"):  # inf - inf: sanitised afterwards
             return samples.mean(axis=1, dtype=np.float32)
-    if not 0 <= channel < n_channels:
-        raise SourceError(
-            f"channel {channel} does not exist, the source is open with {n_channels}: choose "
-            f'0 to {n_channels - 1} or "mix", or ask a device for more: channels = {channel + 1}'
-        )
     return np.ascontiguousarray(samples[:, channel])
 
 

@@ -50,7 +50,7 @@ class Source(Protocol):
 
     Attributes:
         sample_rate_hz: Native rate, valid after `open`.
-        channels: Native channels, valid after `open`.
+        channels: Native channels, valid after `open` (files know them after `check`, else 0).
         live: Audio is produced in real time and lost if nobody takes it.
         finite: There is an end to be expected.
     """
