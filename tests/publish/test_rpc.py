@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcls.errors import ModelError
-from streamcls.publish.rpc import BATCH_LIMIT, InvalidParamsError, RpcError, answer
+from streamcls.publish.rpc import (
+    BATCH_LIMIT,
+    BATCH_REPLY_LIMIT_BYTES,
+    InvalidParamsError,
+    RpcError,
+    answer,
+)
 
 
 def _refuse(params):
@@ -32,6 +38,7 @@ METHODS = {
     "refuse_with_data": _refuse_with_data,
     "need_stream": _need_stream,
     "bug": lambda params: 1 / 0,
+    "big": lambda params: "x" * 100_000,
     "unencodable": lambda params: object(),
 }
 
@@ -121,6 +128,17 @@ def test_a_batch_is_answered_in_order():
 def test_a_batch_is_bounded():
     assert len(call([request("status")] * BATCH_LIMIT)) == BATCH_LIMIT
     assert call([request("status")] * (BATCH_LIMIT + 1))["error"]["code"] == -32600
+
+
+def test_what_a_batch_can_make_us_answer_is_bounded():
+    batch = [request("big", index) for index in range(BATCH_LIMIT)]
+    replies = call(batch)
+    assert [reply["id"] for reply in replies] == list(range(BATCH_LIMIT))
+    answered = [reply for reply in replies if "result" in reply]
+    assert len(answered) == -(-BATCH_REPLY_LIMIT_BYTES // 100_000)
+    refused = replies[len(answered) :]
+    assert {reply["error"]["code"] for reply in refused} == {-32000}
+    assert "send the rest in another" in refused[0]["error"]["message"]
 
 
 @given(st.binary(max_size=300))

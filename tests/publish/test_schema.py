@@ -13,13 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcls.errors import PublishError
-from streamcls.publish.control import REQUEST_LIMIT_BYTES
+from streamcls.publish.control import REQUEST_LIMIT_BYTES, REQUESTS_QUEUED, ControlServer
+from streamcls.publish.journal import PAGE_LIMIT_BYTES, PAGE_LIMIT_MESSAGES, JournalLimits
+from streamcls.publish.methods import MethodTable
 from streamcls.publish.publisher import (
     SEND_QUEUE_MESSAGES,
     SUBSCRIPTION_LIMIT_BYTES,
     Publisher,
 )
-from streamcls.publish.rpc import BATCH_LIMIT
+from streamcls.publish.rpc import BATCH_LIMIT, BATCH_REPLY_LIMIT_BYTES
 from streamcls.publish.schema import (
     EventMessage,
     HealthMessage,
@@ -27,6 +29,7 @@ from streamcls.publish.schema import (
     PredictionMessage,
     ProtocolError,
     RejectedMessage,
+    ReplayPage,
     check_label,
     check_stream_name,
     decode,
@@ -197,6 +200,13 @@ def test_the_specification_names_every_limit():
         assert f"{value} " in specification
     assert f"{REQUEST_LIMIT_BYTES:,} bytes" in specification
     assert f"1 to\n{BATCH_LIMIT} requests" in specification
+    assert f"{BATCH_REPLY_LIMIT_BYTES:,} bytes" in specification
+    assert f"{REQUESTS_QUEUED} requests and {REQUESTS_QUEUED}\nreplies" in specification
+    assert f"at most {PAGE_LIMIT_MESSAGES} and at most {PAGE_LIMIT_BYTES:,} bytes" in specification
+    limits = JournalLimits()
+    assert f"the last {limits.messages:,} of\neach for at most an hour" in specification
+    assert f"{limits.total_bytes // 2**20} MiB of all together" in specification
+    assert limits.age_s == 3600
 
 
 def test_the_client_in_the_specification_works(make_prediction, vocabulary):
@@ -217,6 +227,27 @@ def test_the_client_in_the_specification_works(make_prediction, vocabulary):
             client.terminate()
     assert printed[:2] == ["0 no\n", "1 no\n"]
     assert printed[2] in ("missed 2\n", "missed 1\n")  # 1: a heartbeat came between the two
+
+
+def test_the_control_call_in_the_specification_works(make_prediction, vocabulary):
+    source = (DOCS / "protocol.md").read_text().split("```python\n")[2].split("```")[0]
+    params = {"stream": "porch", "type": "prediction", "from_seq": 0}
+    with (
+        Publisher("tcp://127.0.0.1:*", vocabulary) as publisher,
+        ControlServer("tcp://127.0.0.1:*", MethodTable(publisher.methods())) as control,
+    ):
+        publisher.publish_prediction(make_prediction())
+        while not publisher.snapshot():
+            time.sleep(0.005)
+        command = [sys.executable, "-c", source, control.endpoint, "replay", json.dumps(params)]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        page = msgspec.convert(json.loads(printed)["result"], ReplayPage)
+        assert list(page.messages) == publisher.snapshot()
+
+
+def test_the_specification_names_every_field_of_a_page():
+    specification = (DOCS / "protocol.md").read_text()
+    assert all(f"| `{name}` |" in specification for name in ReplayPage.__struct_fields__)
 
 
 def test_the_examples_of_the_specification_are_messages():
