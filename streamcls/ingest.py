@@ -200,11 +200,14 @@ class Ingest(SocketService):
             for _ in range(MESSAGES_PER_PASS):
                 if self._closing.is_set() or not socket.poll(0):
                     break
-                frames = _receive(socket)
-                reply = self._take(frames[1:], time.time_ns())
+                identity, *frames = _receive(socket)
+                # A sender whose key was removed keeps its connection, but not its say.
+                if self._gate and frames and not self._gate.may(str(frames[-1].get("User-Id"))):
+                    continue
+                reply = self._take([frame.bytes for frame in frames], time.time_ns())
                 if reply is not None:
                     # Never blocks: without ROUTER_MANDATORY it is dropped if nobody takes it.
-                    socket.send_multipart([frames[0], reply], flags=zmq.NOBLOCK)
+                    socket.send_multipart([identity.bytes, reply], flags=zmq.NOBLOCK)
 
     def _take(self, frames: list[bytes], arrived_ns: int) -> bytes | None:
         """Handle one message; return the reply, if any."""
@@ -305,12 +308,12 @@ class Ingest(SocketService):
         return encode_message(Refusal(code=code, reason=reason[:256]))
 
 
-def _receive(socket: zmq.Socket[bytes]) -> list[bytes]:
+def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
     """Return one message's frames; reads it to its end but keeps no more than a few."""
-    frames: list[bytes] = []
+    frames: list[zmq.Frame] = []
     more = True
     while more:
-        frame = socket.recv()
+        frame = socket.recv(copy=False)  # a frame knows who sent it
         more = bool(socket.getsockopt(zmq.RCVMORE))
         if len(frames) <= FRAMES_LIMIT:
             frames.append(frame)

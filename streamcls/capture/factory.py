@@ -12,7 +12,7 @@ from streamcls.capture.network import NetworkSource
 from streamcls.capture.pipe import PipeSource
 from streamcls.capture.remote import RemoteSource
 from streamcls.capture.source import Source, SourceOptions
-from streamcls.capture.url import NETWORK_SCHEMES
+from streamcls.capture.url import NETWORK_SCHEMES, hide_credentials
 from streamcls.errors import SourceError
 
 
@@ -80,5 +80,7 @@ def parse_source(spec: str, options: SourceOptions | None = None) -> Source:
     if scheme not in SCHEMES:
         legal = ", ".join(form for form, _ in SCHEMES.values())
         hint = f"; did you mean file:{spec}?" if Path(spec).is_file() else ""
-        raise SourceError(f"{spec!r} is not a source; choose one of {legal}{hint}")
+        raise SourceError(
+            f"{hide_credentials(spec)!r} is not a source; choose one of {legal}{hint}"
+        )
     return SCHEMES[scheme][1](rest, options or SourceOptions())

@@ -35,7 +35,8 @@ class Feeder:
         on_health: Called on the feeder's thread, or on that of `tell`; must not block.
 
     Attributes:
-        state: The newest state reported.
+        state: The newest state reported ...
+        reason: ... and why.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Feeder:
         self.source = source
         self.ring = ring
         self.state = HealthState.STARTING
+        self.reason = ""
         self._on_health = on_health
         self._stopping = threading.Event()
         self._awake = threading.Event()
@@ -173,6 +175,7 @@ class Feeder:
         return dropped, intake.xruns, ring.overrun_events, intake.nonfinite_samples
 
     def _enter(self, state: HealthState, reason: str) -> None:
+        self.reason = reason
         self.state = state
         self._told_losses = self._count_losses()
         self._losses_due_s = time.monotonic() + REPORT_PERIOD_S

@@ -41,10 +41,9 @@ def run_send(options: SendOptions, source_options: SourceOptions) -> int:
             f"the limit is {MAX_PACKET_SAMPLES}; use at most {limit_ms:.0f} ms"
         )
     ring = Ring(max(round(options.buffer_s * rate_hz), 2 * packet_samples), rate_hz, wakeup.ring)
-    latest: list[str] = [""]
 
     def tell(health: Health) -> None:
-        latest[0] = sender.reason = health.reason
+        wakeup.ring()
         serious = health.state in (HealthState.LOST, HealthState.RECOVERING, HealthState.FAILED)
         log.log(logging.WARNING if serious else logging.INFO, "%s: %s", health.state, health.reason)
 
@@ -75,9 +74,9 @@ def run_send(options: SendOptions, source_options: SourceOptions) -> int:
         sender.connections,
     )
     if feeder.state is HealthState.FAILED:
-        raise SourceError(latest[0])
+        raise SourceError(feeder.reason)
     if not delivered:
-        log.warning("%d samples could not be delivered", ring.pending)
+        log.warning("%d samples could not be delivered", sender.undelivered_samples)
     return 0 if delivered else 1
 
 

@@ -116,9 +116,10 @@ class Sender:
         self.packets = 0
         self.sent_samples = 0
         self.connections = 0
-        self.reason = ""
         self._next_sample = 0
         self._pending: list[bytes] | None = None  # encoded, but libzmq had no room
+        self._handed_over = 0  # index one past the last sample given to libzmq
+        self._end_said = False
         self._welcome = False
         self._missed = False
         self._refusal = ""
@@ -139,7 +140,7 @@ class Sender:
             stopping: Set when the feeder was asked to stop: deliver what is there and return.
 
         Returns:
-            Whether everything the ring still held at the end was handed to the network.
+            Whether everything was handed to the network.
         """
         give_up_s = math.inf
         while True:
@@ -151,13 +152,21 @@ class Sender:
             if now_s >= self._beat_due_s:
                 self._beat(now_s)
             self._send_audio()
-            if self._pending is None and self._ring.ended:
-                self._say_end("interrupted" if stopping.is_set() else self.reason)
-                return True
+            if self._pending is None and self._is_over(stopping):
+                if self._end_said:
+                    return True
+                self._pending, self._end_said = self._make_end(stopping), True
+                self._send_audio()
+                continue
             if math.isinf(give_up_s) and (stopping.is_set() or self._ended):
                 give_up_s = now_s + END_WAIT_S
             if now_s >= give_up_s or (stopping.is_set() and not self._welcome):
-                return False
+                return self.undelivered_samples == 0
+
+    @property
+    def undelivered_samples(self) -> int:
+        """What was captured or lost since the last packet that was handed to the network."""
+        return self._ring.index_end - self._handed_over
 
     def close(self) -> None:
         """Disconnect; what was handed over goes out if it can within a second."""
@@ -167,6 +176,10 @@ class Sender:
     @property
     def _ended(self) -> bool:
         return self._feeder.state in (HealthState.ENDED, HealthState.FAILED)
+
+    def _is_over(self, stopping: threading.Event) -> bool:
+        # The ring closes a moment before the feeder has said why.
+        return self._ring.ended and (self._ended or stopping.is_set())
 
     def _wait(self) -> None:
         poller = zmq.Poller()
@@ -219,7 +232,7 @@ class Sender:
         self._refused_wait_s = min(2 * self._refused_wait_s, REFUSED_LONGEST_S)
 
     def _beat(self, now_s: float) -> None:
-        health = self._feeder.health(self.reason)
+        health = self._feeder.health(self._feeder.reason)
         round_trip_ns, offset_ns = self._clock.best if self._clock.known else (0, None)
         beat = Beat(
             stream=self._options.stream,
@@ -245,6 +258,7 @@ class Sender:
             if self._pending is None or not self._offer(self._pending):
                 return
             self._pending = None
+            self._handed_over = self._next_sample
 
     def _encode_next(self) -> list[bytes] | None:
         hop = self._ring.read_hop(self._samples)
@@ -277,15 +291,14 @@ class Sender:
             return False
         return True
 
-    def _say_end(self, reason: str) -> None:
+    def _make_end(self, stopping: threading.Event) -> list[bytes]:
         end = End(
             stream=self._options.stream,
             session=self._session,
             next_seq=self.packets,
-            reason=reason[:256],
+            reason="interrupted" if stopping.is_set() else self._feeder.reason[:256],
         )
-        if self._welcome:
-            self._offer([encode_message(end)])
+        return [encode_message(end)]
 
     def _connect(self) -> zmq.Socket[Any]:
         socket = self._context.socket(zmq.DEALER)

@@ -7,7 +7,9 @@ import pytest
 from streamcls.capture import SourceOptions, parse_source
 from streamcls.capture.device import DeviceSource
 from streamcls.capture.file import FileSource
+from streamcls.capture.network import NetworkSource
 from streamcls.capture.pipe import PipeSource
+from streamcls.capture.remote import RemoteSource
 from streamcls.errors import SourceError
 
 
@@ -33,15 +35,31 @@ def test_pipes() -> None:
     assert (source.live, source.finite) == (False, True)
 
 
+def test_other_machines() -> None:
+    remote = parse_source("remote:porch")
+    assert isinstance(remote, RemoteSource)
+    assert (remote.name, remote.live, remote.finite) == ("porch", True, False)
+    network = parse_source("rtsp://me:secret@camera:554/live?token=1")
+    assert isinstance(network, NetworkSource)
+    assert str(network) == "rtsp://camera:554/live?..."
+
+
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("rtmp://x", None, r"'rtmp://x' is not a source; choose one of device\[:NAME\], file:PATH"),
+        (
+            "ftp://me:secret@x/?key=1",
+            None,
+            r"^'ftp://x/\?...' is not a source; choose one of device\[:NAME\], file:PATH",
+        ),
         ("", None, "'' is not a source"),
         (__file__, None, f"did you mean file:{__file__}"),
         ("file:", None, "file: needs a path"),
         ("pipe:x", None, "takes nothing after the colon"),
         ("pipe:", None, "declare sample_rate_hz"),
+        ("remote:", None, "needs the name that its sender gives"),
+        ("http:", None, "write http://HOST"),
+        ("rtsp://", None, "write rtsp://HOST"),
         ("device", SourceOptions(sample_format="s24le"), "as s24le; choose f32le or s16le"),
     ],
 )
