@@ -34,7 +34,9 @@ SOCKETS = {"publish.endpoint", "publish.service", "publish.wakeup", *KEYS}
 DAEMON_SIDE = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary", "roster", "daemon"}
 
 ALLOWED: dict[str, set[str]] = {
-    "": set(),  # streamcls/__init__.py runs before every import of anything else
+    # streamcls/__init__.py runs before every import of anything else: what it names for
+    # programs that embed streamcls it loads on first use only (tests/test_classifier.py).
+    "": {"types", "postprocess.settings", "classifier"},
     "types": set(),
     "units": set(),
     "errors": set(),
@@ -51,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     **{stage: {*FOUNDATION, *STAGES[:index]} for index, stage in enumerate(STAGES)},
     **{key: {*FOUNDATION, *CLIENT_SIDE} for key in CLIENTS},
     "signals": set(),
+    "classifier": {*FOUNDATION, *STAGES[: STAGES.index("publish")]},
     "ingest": {*FOUNDATION, "capture", *SOCKETS},
     "send": {*FOUNDATION, "ring", "capture", *SOCKETS, "signals"},
     "relay": {*FOUNDATION, *SOCKETS, "signals"},

@@ -129,18 +129,11 @@ class Engine:
             if stream is not None:
                 self._free_slots.append(stream.slot)
 
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                self._wake.wait(_IDLE_WAIT_S)
-                self._wake.clear()
-                while not self._stopping.is_set() and self._tick():
-                    pass
-        except Exception as error:  # noqa: BLE001 - the daemon must learn of it, whatever it is
-            self._failure = error
+    def tick(self) -> bool:
+        """Step every stream that has a hop, once; tell whether there was any.
 
-    def _tick(self) -> bool:
-        """Step every stream that has a hop, once; tell whether there was any."""
+        The thread does nothing else. Without `start`, whoever owns the engine calls it.
+        """
         with self._lock:
             streams = list(self._streams.values())
         worked = False
@@ -163,6 +156,16 @@ class Engine:
             self._step(tile)
             worked = True
         return worked
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._wake.wait(_IDLE_WAIT_S)
+                self._wake.clear()
+                while not self._stopping.is_set() and self.tick():
+                    pass
+        except Exception as error:  # noqa: BLE001 - the daemon must learn of it, whatever it is
+            self._failure = error
 
     def _step(self, tile: list[tuple[_Stream, Hop]]) -> None:
         """Run the hops in the first rows of the staging arrays and emit what is complete."""
