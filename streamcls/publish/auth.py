@@ -9,7 +9,8 @@ Everything fails closed: a socket for which no gate answers lets nobody in.
 Example:
     A listening socket, in the thread that owns it and before it binds::
 
-        with Gate(socket, ServerKeys.load("/etc/streamcls/keys"), Right.SEND) as gate:
+        gate = Gate(ServerKeys.load("/etc/streamcls/keys"), Right.SEND)
+        with gate.guard(socket):
             socket.bind("tcp://*:5572")
             ...
 
@@ -22,8 +23,8 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import zmq
 from zmq.utils import z85
@@ -41,6 +42,8 @@ LOG_INTERVAL_S = 10.0
 NO_CURVE = "no CURVE (the client needs --client-key and --server-key)"
 WRONG_SERVER_KEY = "wrong server key (the client needs this daemon's server.pub)"
 UNKNOWN_KEY = "unknown client key"
+SHUT_OUT = "shut out for a while for flooding"
+SHUT_OUT_S = 60.0
 INCOMPLETE = "handshake not completed (a client without keys, or no ZeroMQ)"
 
 _MONITORED = (
@@ -119,28 +122,20 @@ class Refusals:
 
 
 class Gate:
-    """Lets in the clients that hold ``right``, on one listening socket; a context manager.
-
-    Enter it in the socket's own thread before the socket binds, leave it there before the socket
-    closes. One gate per zmq context: ZAP has one address in it.
+    """Lets in the clients that hold ``right``, on one listening socket at a time.
 
     Args:
-        socket: Not yet bound.
         keys: The daemon's keys and its clients.
         right: What a client needs.
     """
 
-    def __init__(self, socket: zmq.Socket[Any], keys: ServerKeys, right: Right):
-        self._socket = socket
+    def __init__(self, keys: ServerKeys, right: Right):
         self._keys = keys
         self._right = right
         self._refusals = Refusals(right)
         self._accepted = 0
         self._admitted = 0
-        self._closing = threading.Event()
-        self._wakeup = Wakeup()
-        self._thread = threading.Thread(target=self._run, name=f"streamcls-gate-{right}")
-        self._thread.daemon = True
+        self._shut_out: dict[bytes, float] = {}  # user id -> until when
 
     def stats(self) -> dict[str, Any]:
         """Return connections accepted, clients admitted, and reason -> number refused.
@@ -158,38 +153,63 @@ class Gate:
         client = self._keys.allowed.find(user_id.encode())
         return client is not None and self._right in client.rights
 
-    def __enter__(self) -> Self:
-        secure_server(self._socket, self._keys, self._right)
-        self._zap = self._socket.context.socket(zmq.REP)
-        self._zap.linger = 0
-        self._zap.bind(ZAP_ENDPOINT)
-        self._monitor = self._socket.get_monitor_socket(_MONITORED)
-        self._thread.start()
-        return self
+    def shut_out(self, user_id: str) -> None:
+        """Refuse the new connections of a client for `SHUT_OUT_S`; its key stays valid."""
+        now_s = time.monotonic()
+        self._shut_out = {key: until for key, until in self._shut_out.items() if until > now_s}
+        self._shut_out[user_id.encode()] = now_s + SHUT_OUT_S
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._closing.set()
-        self._wakeup.ring()
-        self._thread.join()
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
-        self._zap.close()
-        self._wakeup.close()
+    @contextlib.contextmanager
+    def guard(self, socket: zmq.Socket[Any]) -> Iterator[None]:
+        """Stand in front of ``socket`` for the time of a ``with`` block.
+
+        Enter it in the socket's own thread before the socket binds, leave it there before the
+        socket closes. One gate per zmq context: ZAP has one address in it.
+        """
+        secure_server(socket, self._keys, self._right)
+        zap = socket.context.socket(zmq.REP)
+        zap.linger = 0
+        zap.bind(ZAP_ENDPOINT)
+        monitor = socket.get_monitor_socket(_MONITORED)
+        closing, wakeup = threading.Event(), Wakeup()
+        thread = threading.Thread(
+            target=self._run,
+            args=(zap, monitor, closing, wakeup),
+            name=f"streamcls-gate-{self._right}",
+            daemon=True,
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            closing.set()
+            wakeup.ring()
+            thread.join()
+            socket.disable_monitor()
+            monitor.close(linger=0)
+            zap.close()
+            wakeup.close()
 
     # -- the gate's thread --------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(
+        self,
+        zap: zmq.Socket[bytes],
+        monitor: zmq.Socket[bytes],
+        closing: threading.Event,
+        wakeup: Wakeup,
+    ) -> None:
         poller = zmq.Poller()
-        for waited in (self._zap, self._monitor, self._wakeup.fd):
+        for waited in (zap, monitor, wakeup.fd):
             poller.register(waited, zmq.POLLIN)
-        while not self._closing.is_set():
+        while not closing.is_set():
             wait_s = self._refusals.wait_s()
             ready = dict(poller.poll(None if wait_s is None else math.ceil(wait_s * 1000)))
             try:
-                if self._zap in ready:
-                    self._zap.send_multipart(self._reply(self._zap.recv_multipart()))
-                if self._monitor in ready:
-                    self._note(recv_monitor_message(self._monitor))
+                if zap in ready:
+                    zap.send_multipart(self._reply(zap.recv_multipart()))
+                if monitor in ready:
+                    self._note(recv_monitor_message(monitor))
                 self._refusals.say()
             except Exception:  # a bug in counting must not end the answers
                 log.exception("the gate of %s failed on one connection", self._right)
@@ -218,6 +238,9 @@ class Gate:
             reason = f"no right to {self._right}"
             self._refusals.add(reason, f"{client.name} from {_text(address)}")
             return reason, b""
+        if time.monotonic() < self._shut_out.get(key, 0.0):
+            self._refusals.add(SHUT_OUT, f"{client.name} from {_text(address)}")
+            return SHUT_OUT, b""
         return "", key
 
     def _note(self, event: Mapping[str, Any]) -> None:
@@ -230,13 +253,6 @@ class Gate:
                 self._refusals.add(_PROTOCOL_REASONS.get(event["value"], "damaged handshake"))
             case zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
                 self._refusals.add(INCOMPLETE)
-
-
-def guard(
-    socket: zmq.Socket[Any], keys: ServerKeys | None, right: Right
-) -> contextlib.AbstractContextManager[Gate | None]:
-    """Return the gate of ``socket``; without keys nothing, and the socket stays open to all."""
-    return contextlib.nullcontext() if keys is None else Gate(socket, keys, right)
 
 
 def _text(address: bytes) -> str:

@@ -37,6 +37,7 @@ from streamcls.publish.schema import (
     new_run_id,
 )
 from streamcls.publish.service import SocketService
+from streamcls.publish.subscriptions import LIVE_LIMIT_BYTES, Subscriptions
 from streamcls.types import Event, Health, Prediction, Rejection
 
 HEARTBEAT_INTERVAL_S = 1.0
@@ -200,8 +201,6 @@ class Publisher(SocketService):
         socket.sndhwm = SEND_QUEUE_MESSAGES
         socket.sndbuf = SEND_BUFFER_BYTES
         socket.maxmsgsize = SUBSCRIPTION_LIMIT_BYTES
-        # Every subscription reaches us, also one that others have: it wants its last value.
-        socket.setsockopt(zmq.XPUB_VERBOSE, 1)
         # Finds hosts that went away. Not ZMTP heartbeats: with them on either side libzmq 4.3.5
         # aborts the process of a subscriber that stalls on a full queue.
         socket.tcp_keepalive = 1
@@ -214,13 +213,21 @@ class Publisher(SocketService):
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         poller.register(self._wakeup.fd, zmq.POLLIN)
+        subscriptions = Subscriptions(socket)
         beat_at_s = time.monotonic()
         while not self._closing.is_set():
             wait_s = 0.0 if self._outbox else max(0.0, beat_at_s - time.monotonic())
+            answer_wait_s = subscriptions.wait_s()
+            if answer_wait_s is not None:
+                wait_s = min(wait_s, answer_wait_s)
             poller.poll(math.ceil(wait_s * 1000))
             self._wakeup.clear()
             self._send_queued(socket)
-            self._answer_subscriptions(socket)
+            subscriptions.take()
+            if subscriptions.flooded:
+                self._drop_subscribers(subscriptions.largest_user_id)
+                return
+            self._answer_subscriptions(socket, subscriptions.take_due())
             now_s = time.monotonic()
             if now_s >= beat_at_s:
                 self._send_heartbeat(socket)
@@ -275,20 +282,23 @@ class Publisher(SocketService):
         self._heartbeats += 1
         self._send(socket, message_topic(heartbeat).encode(), encode(heartbeat, self._encoding))
 
-    def _answer_subscriptions(self, socket: zmq.Socket[bytes]) -> None:
-        # All waiting subscriptions together: XPUB can only send to everyone who matches, so a
-        # flood of subscriptions must not become a flood of last values.
-        prefixes: set[bytes] = set()
-        while len(prefixes) < MESSAGES_PER_PASS and socket.poll(0):
-            frame = socket.recv(zmq.NOBLOCK)
-            if frame[:1] == b"\x01":
-                prefixes.add(frame[1:])
+    def _answer_subscriptions(self, socket: zmq.Socket[bytes], prefixes: tuple[bytes, ...]) -> None:
+        # All new subscriptions together: XPUB can only send to everyone who matches.
         if not prefixes:
             return
-        wanted = tuple(prefixes)
         for entry in self._journal.last_values():
-            if entry.topic.startswith(wanted):
+            if entry.topic.startswith(prefixes):
                 self._send(socket, entry.topic, entry.payload)
+
+    def _drop_subscribers(self, culprit: str) -> None:
+        log.error(
+            "more than %d bytes of subscriptions, most of them by %s: all subscribers are "
+            "disconnected, and come back by themselves",
+            LIVE_LIMIT_BYTES,
+            culprit or "an unknown client",
+        )
+        if culprit and self._gate is not None:
+            self._gate.shut_out(culprit)
 
     def _send(self, socket: zmq.Socket[bytes], topic: bytes, payload: bytes) -> None:
         # Never blocks: for a subscriber at its high-water mark XPUB drops the message.

@@ -4,6 +4,7 @@ The socket is created, used and closed in the service's own thread; other thread
 flags and ring `Wakeup`. Start hands bind errors back to the caller; close has a deadline.
 """
 
+import contextlib
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -12,7 +13,7 @@ from typing import Any, Self
 import zmq
 
 from streamcls.errors import PublishError
-from streamcls.publish.auth import Gate, guard
+from streamcls.publish.auth import Gate
 from streamcls.publish.endpoint import IPC_MODE, bind, check_bind, socket_file
 from streamcls.publish.keys import Right, ServerKeys
 from streamcls.publish.wakeup import Wakeup
@@ -49,10 +50,8 @@ class SocketService(ABC):
         ipc_mode: int = IPC_MODE,
     ):
         check_bind(endpoint, insecure, encrypted=keys is not None)
-        self._right = right
-        self._keys = keys
         self._ipc_mode = ipc_mode
-        self._gate: Gate | None = None
+        self._gate = None if keys is None else Gate(keys, right)
         self._requested_endpoint = endpoint
         self._actual_endpoint: str | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -119,17 +118,28 @@ class SocketService(ABC):
 
     @abstractmethod
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
-        """Work until `_closing` is set. In the service's thread."""
+        """Work until `_closing` is set, or return earlier to have the socket made anew.
+
+        In the service's thread.
+        """
 
     def _run(self) -> None:
+        self._serve_once()
+        while self._bind_error is None and not self._closing.is_set():
+            self._serve_once()
+        if self._bind_error is not None and not self._closing.is_set():
+            log.error("%s has ended: %s", self._thread.name, self._bind_error)
+
+    def _serve_once(self) -> None:
         context = zmq.Context()
+        gate = self._gate
         try:
             with (
                 self._open(context) as socket,
-                guard(socket, self._keys, self._right) as self._gate,
+                contextlib.nullcontext() if gate is None else gate.guard(socket),
             ):
                 try:
-                    self._actual_endpoint = bind(socket, self._requested_endpoint, self._ipc_mode)
+                    self._actual_endpoint = bind(socket, self.endpoint, self._ipc_mode)
                 except PublishError as error:
                     self._bind_error = error
                     return

@@ -168,7 +168,8 @@ def test_the_gate_outlives_whatever_is_sent_to_it(
     """Other sockets of the context could reach the gate's address with anything at all."""
     keys = make_client("desk", Right.LISTEN)
     with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
-        with Gate(socket, ServerKeys.load(folder), Right.LISTEN) as gate:
+        gate = Gate(ServerKeys.load(folder), Right.LISTEN)
+        with gate.guard(socket):
             port = socket.bind_to_random_port("tcp://127.0.0.1")
             with context.socket(zmq.DEALER) as liar:
                 liar.linger = 0
