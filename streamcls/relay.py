@@ -66,14 +66,6 @@ class Relay(SocketService):
         insecure: bool = False,
         ipc_mode: int = IPC_MODE,
     ):
-        super().__init__(
-            "streamcls-relay",
-            front,
-            Right.LISTEN,
-            keys=keys,
-            insecure=insecure,
-            ipc_mode=ipc_mode,
-        )
         if front in backs:
             raise PublishError(f"the relay cannot listen to itself: {front!r} is front and back")
         self._backs = tuple(dict.fromkeys(backs))
@@ -85,6 +77,14 @@ class Relay(SocketService):
         with zmq.Context() as context:
             for back in self._backs:
                 self._connect(context, back).close()
+        super().__init__(
+            "streamcls-relay",
+            front,
+            Right.LISTEN,
+            keys=keys,
+            insecure=insecure,
+            ipc_mode=ipc_mode,
+        )
 
     def connected(self) -> dict[str, bool]:
         """Return daemon endpoint -> whether it is connected now."""
