@@ -76,7 +76,8 @@ class Relay(SocketService):
         # Connected once before it is used, to find what is no address while errors can be told.
         with zmq.Context() as context:
             for back in self._backs:
-                self._connect(context, back).close()
+                with self._make_back(context, back) as socket:
+                    _connect(socket, back)
         super().__init__(
             "streamcls-relay",
             front,
@@ -106,12 +107,13 @@ class Relay(SocketService):
             backs: dict[Any, str] = {}
             monitors: dict[Any, str] = {}
             for endpoint in self._backs:
-                back = stack.enter_context(self._connect(socket.context, endpoint))
+                back = stack.enter_context(self._make_back(socket.context, endpoint))
                 monitor = back.get_monitor_socket(
                     zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
                 )
                 stack.callback(back.disable_monitor)
                 stack.callback(monitor.close, 0)
+                _connect(back, endpoint)  # after the monitor, which would miss it
                 backs[back], monitors[monitor] = endpoint, endpoint
             self._forward(socket, backs, monitors)
 
@@ -172,7 +174,7 @@ class Relay(SocketService):
                 endpoint,
             )
 
-    def _connect(self, context: zmq.Context[Any], endpoint: str) -> zmq.Socket[Any]:
+    def _make_back(self, context: zmq.Context[Any], endpoint: str) -> zmq.Socket[Any]:
         back = context.socket(zmq.XSUB)
         back.linger = 0
         back.rcvhwm = RECEIVE_QUEUE_MESSAGES
@@ -187,14 +189,6 @@ class Relay(SocketService):
             secure_client(back, keys)
         if endpoint.startswith("tcp://["):
             back.ipv6 = True
-        try:
-            back.connect(endpoint)
-        except zmq.ZMQError as error:
-            back.close()
-            raise PublishError(
-                f"endpoint {endpoint!r} is not an address to connect to ({error.strerror}): "
-                "use tcp://HOST:PORT, such as tcp://192.0.2.7:5570, or ipc:///PATH"
-            ) from error
         return back
 
 
@@ -210,6 +204,16 @@ def run_relay(relay: Relay) -> int:
         while not stopping.wait(1.0) and relay.alive:
             pass
     return 0
+
+
+def _connect(back: zmq.Socket[Any], endpoint: str) -> None:
+    try:
+        back.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise PublishError(
+            f"endpoint {endpoint!r} is not an address to connect to ({error.strerror}): "
+            "use tcp://HOST:PORT, such as tcp://192.0.2.7:5570, or ipc:///PATH"
+        ) from error
 
 
 def _keep_alive(socket: zmq.Socket[Any]) -> None:

@@ -37,10 +37,10 @@ BUFFER_S = 10.0
 """Decoded audio that waits for the feeder; room for a burst while settling."""
 MAX_BAD_PACKETS = 50
 """So many in a row cannot be decoded: begin afresh."""
-HOLE_S = 0.05
+HOLE_S = 0.01
 """Smaller jumps of the time stamps are rounding, larger ones lost audio ..."""
 MAX_HOLE_S = 60.0
-"""... and these a new beginning."""
+"""... and even larger ones a new count."""
 
 PUSHED = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp"})
 """The other side does not wait for us: what nobody takes in time is dropped here, counted."""
@@ -107,10 +107,8 @@ class NetworkSource:
         reader.start()
         self._reader = reader
         reader.opened.wait(OPEN_TIMEOUT_S + 1.0)
-        if reader.failure is not None:
-            raise reader.failure
-        if not reader.opened.is_set():
-            raise SourceLost(f"{self}: not open within {OPEN_TIMEOUT_S:g} s")
+        if not reader.knows_format:
+            raise reader.failure or SourceLost(f"{self}: not open within {OPEN_TIMEOUT_S:g} s")
         self.sample_rate_hz, self.channels = reader.sample_rate_hz, reader.channels
         self.finite = reader.is_recording
         self.live = reader.is_pushed
@@ -136,7 +134,8 @@ class _Reader:
         self.is_recording = False
         self.is_pushed = url.partition(":")[0].lower() in PUSHED
         self.failure: Exception | None = None
-        self.opened = threading.Event()
+        self.knows_format = False
+        self.opened = threading.Event()  # or failed
         self._av = av
         self._url = url
         self._shown = shown
@@ -151,7 +150,7 @@ class _Reader:
         self._resampler = av.AudioResampler(format="flt")
         self._bad_packets = 0
         self._frames = 0  # decoded or lost so far
-        self._stamp_base: int | None = None  # count of frames at the time stamps' zero
+        self._due_frame: int | None = None  # time stamp that would follow without a hole
         self._began_ns = 0
         self._last_data_s = 0.0
 
@@ -226,6 +225,7 @@ class _Reader:
                 raise SourceLost(f"{self._shown}: does not tell its rate and channels")
             self.is_recording = not self.is_pushed and container.size > 0
             self._began_ns = time.time_ns()
+            self.knows_format = True
             self.opened.set()
             self._decode(container, stream)
 
@@ -261,24 +261,20 @@ class _Reader:
         for frame in frames:
             if (frame.rate, len(frame.layout.channels)) != (self.sample_rate_hz, self.channels):
                 raise SourceLost(f"{self._shown}: changed its format")
-            lost = 0 if frame.pts is None else self._find_hole(frame.pts * frame.time_base)
             samples = frame.to_ndarray().reshape(-1, self.channels)
+            lost = 0
+            if frame.pts is not None:
+                lost = self._find_hole(frame.pts * frame.time_base, len(samples))
             self._frames += lost
             yield self._frames, lost, samples
             self._frames += len(samples)
 
-    def _find_hole(self, at_s: Fraction) -> int:
-        """Return how many frames are missing by the time stamp of the next one."""
+    def _find_hole(self, at_s: Fraction, n_frames: int) -> int:
+        """Return how many frames are missing by the time stamps of this piece and the last one."""
         at_frame = round(at_s * self.sample_rate_hz)
-        if self._stamp_base is None:
-            self._stamp_base = self._frames - at_frame
-        hole = at_frame + self._stamp_base - self._frames
-        if abs(hole) <= HOLE_S * self.sample_rate_hz:
-            return 0
-        if 0 < hole <= MAX_HOLE_S * self.sample_rate_hz:
-            return hole
-        self._stamp_base = self._frames - at_frame  # the time stamps start afresh
-        return 0
+        hole = 0 if self._due_frame is None else at_frame - self._due_frame
+        self._due_frame = at_frame + n_frames
+        return hole if HOLE_S < hole / self.sample_rate_hz <= MAX_HOLE_S else 0
 
     def _hand_over(self, pieces: list[tuple[int, int, np.ndarray]], clock: ArrivalClock) -> None:
         for first, lost, samples in pieces:
