@@ -37,7 +37,7 @@ from streamcls.publish.schema import (
     new_run_id,
 )
 from streamcls.publish.service import SocketService
-from streamcls.publish.subscriptions import LIVE_LIMIT_BYTES, Subscriptions
+from streamcls.publish.subscriptions import LIMIT_BYTES, Subscriptions
 from streamcls.types import Event, Health, Prediction, Rejection
 
 HEARTBEAT_INTERVAL_S = 1.0
@@ -225,7 +225,7 @@ class Publisher(SocketService):
             self._send_queued(socket)
             subscriptions.take()
             if subscriptions.flooded:
-                self._drop_subscribers(subscriptions.largest_user_id)
+                self._drop_subscribers(subscriptions.busiest_user_id)
                 return
             self._answer_subscriptions(socket, subscriptions.take_due())
             now_s = time.monotonic()
@@ -292,9 +292,9 @@ class Publisher(SocketService):
 
     def _drop_subscribers(self, culprit: str) -> None:
         log.error(
-            "more than %d bytes of subscriptions, most of them by %s: all subscribers are "
-            "disconnected, and come back by themselves",
-            LIVE_LIMIT_BYTES,
+            "more than %d bytes of topics are subscribed to, most of them by %s: "
+            "all subscribers are disconnected, and come back by themselves",
+            LIMIT_BYTES,
             culprit or "an unknown client",
         )
         if culprit and self._gate is not None:

@@ -1,6 +1,6 @@
 """What subscribers ask of an XPUB socket; in the thread that owns the socket.
 
-libzmq keeps every subscription of every subscriber, however many one of them makes, at about
+libzmq keeps every topic that anybody has subscribed to, however many one client makes up, at about
 fifty bytes of memory for each byte of the topic: 100,000 long ones were measured to cost the
 daemon 4 GB. It cannot be told a limit, nor to drop one peer. So they are counted here, and when
 they are too many the socket has to be made anew.
@@ -12,8 +12,9 @@ from typing import Any
 
 import zmq
 
-LIVE_LIMIT_BYTES = 256 * 1024
-"""Of all subscriptions together: thousands of subscribers, or 12 MB inside libzmq."""
+LIMIT_BYTES = 256 * 1024
+"""Of all different topics together: thousands of them, and 12 MB inside libzmq."""
+LATELY_S = 10.0
 FRAMES_PER_PASS = 256
 ANSWER_INTERVAL_S = 0.05
 """Last values go to all who match, so whoever subscribes again and again must not set the pace."""
@@ -21,46 +22,58 @@ PREFIXES_HELD = 256
 
 
 class Subscriptions:
-    """Counts the subscriptions of one socket and remembers the new ones until they are due.
+    """Counts the topics subscribed to on one socket, and holds new ones until they are due.
 
     Args:
-        socket: An XPUB socket; made to report all subscribing and unsubscribing.
+        socket: An XPUB socket; made to report all subscribing.
     """
 
     def __init__(self, socket: zmq.Socket[Any]):
-        # Also what others have already: the new subscriber wants the last values.
-        socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+        # Also what others have already: the new subscriber wants the last values. But of
+        # unsubscribing only the last one of a topic, when libzmq forgets it: so does `_topics`.
+        socket.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._socket = socket
-        self._live_bytes: Counter[str] = Counter()  # by user id; one for all without keys
+        self._topics: set[bytes] = set()
+        self._topics_bytes = 0
+        self._lately_bytes: Counter[str] = Counter()  # subscribed, by user id
+        self._lately_until_s = 0.0
         self._new: set[bytes] = set()
         self._due_s = 0.0
 
     @property
     def flooded(self) -> bool:
         """Whether there are more than the socket may keep."""
-        return self._live_bytes.total() > LIVE_LIMIT_BYTES
+        return self._topics_bytes > LIMIT_BYTES
 
     @property
-    def largest_user_id(self) -> str:
-        """Who has the most; empty without keys."""
-        return max(self._live_bytes, key=self._live_bytes.__getitem__, default="")
+    def busiest_user_id(self) -> str:
+        """Who has subscribed the most in the last seconds; empty without keys."""
+        return max(self._lately_bytes, key=self._lately_bytes.__getitem__, default="")
 
     def take(self) -> None:
         """Take in what subscribers sent, a bounded part of it."""
+        now_s = time.monotonic()
+        if now_s >= self._lately_until_s:
+            self._lately_bytes.clear()
+            self._lately_until_s = now_s + LATELY_S
         for _ in range(FRAMES_PER_PASS):
             if not self._socket.poll(0):
                 return
             frame = self._socket.recv(zmq.NOBLOCK, copy=False)
-            message, user_id = frame.bytes, _user_id(frame)
+            message, topic = frame.bytes, frame.bytes[1:]
             # Anything else is no subscription, and libzmq keeps nothing of it.
             if message[:1] == b"\x01":
-                self._live_bytes[user_id] += len(message)
-                # More than that: everything, rather than a longer and longer list.
-                self._new = self._new | {message[1:]} if len(self._new) < PREFIXES_HELD else {b""}
-            elif message[:1] == b"\x00":
-                self._live_bytes[user_id] -= len(message)
-                if self._live_bytes[user_id] <= 0:
-                    del self._live_bytes[user_id]
+                if topic not in self._topics:
+                    self._topics.add(topic)
+                    self._topics_bytes += len(topic)
+                    self._lately_bytes[_user_id(frame)] += len(topic)
+                self._new.add(topic)
+                if len(self._new) > PREFIXES_HELD:
+                    self._new = {b""}  # everything, rather than a longer and longer list
+            elif message[:1] == b"\x00" and topic in self._topics:
+                # Also when a subscriber is gone, for each topic that nobody else has.
+                self._topics.remove(topic)
+                self._topics_bytes -= len(topic)
 
     def wait_s(self) -> float | None:
         """Return how long until `take_due` returns something; None when there is nothing."""

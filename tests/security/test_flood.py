@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ import zmq
 
 from streamcls.client import ClientKeys, HealthMessage, Subscriber
 from streamcls.publish.auth import SHUT_OUT, secure_client
-from streamcls.publish.keys import Right
+from streamcls.publish.keys import Right, ServerKeys
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.publisher import Publisher
-from streamcls.publish.subscriptions import ANSWER_INTERVAL_S, LIVE_LIMIT_BYTES
+from streamcls.publish.subscriptions import ANSWER_INTERVAL_S, LIMIT_BYTES
 from streamcls.types import Health, HealthState
 
 HEALTH = Health("porch", HealthState.LIVE, 0, 0, 0, 0, 0, "")
@@ -34,7 +35,7 @@ def attacker(endpoint: str, keys: ClientKeys | None = None) -> Iterator[zmq.Sock
 
 
 def flood(socket: zmq.Socket[Any], size_bytes: int) -> None:
-    """Subscribe to so many bytes of different topics."""
+    """Subscribe to different topics of so many bytes."""
     with contextlib.suppress(zmq.Again):  # we were cut off
         for _ in range(size_bytes // 900):
             socket.send(b"\x01" + os.urandom(899))
@@ -61,7 +62,7 @@ def test_a_flood_of_subscriptions_costs_everybody_one_reconnect_and_its_author_t
     with Subscriber(endpoint, keys=keys) as subscriber:
         hear_health(subscriber, publisher)
         with attacker(endpoint, make_client("mallory", Right.LISTEN)) as socket:
-            flood(socket, 2 * LIVE_LIMIT_BYTES)
+            flood(socket, 2 * LIMIT_BYTES)
             give_up_at_s = time.monotonic() + LONG_S
             while SHUT_OUT not in publisher.connections()["refused"]:  # type: ignore[index]
                 assert time.monotonic() < give_up_at_s
@@ -75,7 +76,7 @@ def test_without_keys_the_socket_is_made_anew_as_well(caplog: pytest.LogCaptureF
     with Publisher("tcp://127.0.0.1:*", Vocabulary("m", ("a",))) as publisher:
         endpoint = publisher.endpoint
         with attacker(endpoint) as socket:
-            flood(socket, 2 * LIVE_LIMIT_BYTES)
+            flood(socket, 2 * LIMIT_BYTES)
             give_up_at_s = time.monotonic() + LONG_S
             while "most of them by an unknown client" not in caplog.text:
                 assert time.monotonic() < give_up_at_s
@@ -85,19 +86,43 @@ def test_without_keys_the_socket_is_made_anew_as_well(caplog: pytest.LogCaptureF
         assert publisher.endpoint == endpoint
 
 
-def test_many_that_come_and_go_are_no_flood(caplog: pytest.LogCaptureFixture):
-    """What is unsubscribed, by request or by leaving, no longer counts."""
+def test_the_same_topics_again_and_again_are_no_flood(caplog: pytest.LogCaptureFixture):
+    """A relay passes on what each of its subscribers wants, and takes back only the last."""
     with Publisher("tcp://127.0.0.1:*", Vocabulary("m", ("a",))) as publisher:
-        for _ in range(4):
-            with attacker(publisher.endpoint) as socket:
-                flood(socket, LIVE_LIMIT_BYTES // 2)
-                time.sleep(0.2)  # so that all of it is counted before we leave
+        topics = [b"\x01" + os.urandom(900) for _ in range(10)]
         with attacker(publisher.endpoint) as socket:
-            for _ in range(2 * LIVE_LIMIT_BYTES // 500):
+            for _ in range(4 * LIMIT_BYTES // 9000):
+                for topic in topics:
+                    socket.send(topic)
+            with Subscriber(publisher.endpoint) as subscriber:
+                hear_health(subscriber, publisher)
+                time.sleep(0.3)
+                hear_health(subscriber, publisher)
+                assert subscriber.inbox.missed == 0
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_many_that_come_and_go_are_no_flood(
+    secure: bool,
+    folder: Path,
+    make_client: Callable[..., ClientKeys],
+    caplog: pytest.LogCaptureFixture,
+):
+    """What is unsubscribed, by request or by leaving, no longer counts."""
+    server_keys = ServerKeys.load(folder) if secure else None
+    keys = make_client("visitor", Right.LISTEN) if secure else None
+    with Publisher("tcp://127.0.0.1:*", Vocabulary("m", ("a",)), keys=server_keys) as publisher:
+        for _ in range(4):
+            with attacker(publisher.endpoint, keys) as socket:
+                flood(socket, LIMIT_BYTES // 2)
+                time.sleep(0.2)  # so that all of it is counted before we leave
+        with attacker(publisher.endpoint, keys) as socket:
+            for _ in range(2 * LIMIT_BYTES // 500):
                 topic = os.urandom(499)
                 socket.send(b"\x01" + topic)
                 socket.send(b"\x00" + topic)
-        with Subscriber(publisher.endpoint) as subscriber:
+        with Subscriber(publisher.endpoint, keys=keys) as subscriber:
             hear_health(subscriber, publisher)
     assert caplog.text == ""
 
