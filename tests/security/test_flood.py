@@ -20,6 +20,7 @@ from streamcls.types import Health, HealthState
 
 HEALTH = Health("porch", HealthState.LIVE, 0, 0, 0, 0, 0, "")
 LONG_S = 20.0
+RESET = "all subscribers are disconnected"
 
 
 @contextlib.contextmanager
@@ -69,7 +70,7 @@ def test_a_flood_of_subscriptions_costs_everybody_one_reconnect_and_its_author_t
                 time.sleep(0.02)
         hear_health(subscriber, publisher)
     assert publisher.endpoint == endpoint
-    assert caplog.text.count("all subscribers are disconnected") == 1
+    assert caplog.text.count(RESET) == 1
 
 
 def test_without_keys_the_socket_is_made_anew_as_well(caplog: pytest.LogCaptureFixture):
@@ -99,7 +100,7 @@ def test_the_same_topics_again_and_again_are_no_flood(caplog: pytest.LogCaptureF
                 time.sleep(0.3)
                 hear_health(subscriber, publisher)
                 assert subscriber.inbox.missed == 0
-    assert caplog.text == ""
+    assert RESET not in caplog.text
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -122,9 +123,10 @@ def test_many_that_come_and_go_are_no_flood(
                 topic = os.urandom(499)
                 socket.send(b"\x01" + topic)
                 socket.send(b"\x00" + topic)
+            time.sleep(0.2)
         with Subscriber(publisher.endpoint, keys=keys) as subscriber:
             hear_health(subscriber, publisher)
-    assert caplog.text == ""
+    assert RESET not in caplog.text
 
 
 def test_a_stream_of_nonsense_does_not_keep_the_publisher_from_its_work():
