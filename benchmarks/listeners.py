@@ -81,14 +81,15 @@ def count_and_time(endpoint: str, subscribers: int, keys: str | None) -> None:
         inboxes[socket] = inbox
     unheard = set(inboxes)
     latencies_ns: list[int] = []
+    missed_before = 0
     while True:
         for socket, _ in poller.poll():
             if socket not in inboxes:
                 if not sys.stdin.readline():
                     return
-                missed = sum(inbox.missed for inbox in inboxes.values())
+                missed = sum(inbox.missed for inbox in inboxes.values()) - missed_before
                 print(json.dumps({"latencies_ns": latencies_ns, "missed": missed}), flush=True)
-                latencies_ns = []
+                latencies_ns, missed_before = [], missed_before + missed
                 continue
             for item in inboxes[socket].accept(socket.recv_multipart()[-1]):
                 if isinstance(item, PredictionMessage):

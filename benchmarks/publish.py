@@ -46,12 +46,12 @@ LABELS = tuple(f"class {index}" for index in range(35))
 SUBSCRIBERS_PER_PROCESS = 25
 QUEUE_AHEAD = 256
 """How far the producer runs ahead of the publisher: enough to keep it busy, never a drop."""
-HEARTBEAT_S = 1.5
-"""Until a subscriber knows what it missed last, with some room."""
+SETTLE_S = 30.0
+"""For the subscribers to empty their queues and hear a heartbeat, on a busy machine."""
 
 SPEED_HEADER = """\
-| transport | CURVE | subscribers | p50 ms | p99 ms | sent/s | received/s, all | lost |
-|---|---|---:|---:|---:|---:|---:|---:|"""
+| transport | CURVE | subscribers | p50 ms | p99 ms | lost | sent/s | received/s, all | lost |
+|---|---|---:|---:|---:|---:|---:|---:|---:|"""
 STALL_HEADER = """\
 | stalled | published | journal | RSS grew | of it journal | heard | recovered | lost | lost though kept |
 |---:|---|---:|---:|---:|---:|---:|---:|---:|"""  # noqa: E501
@@ -126,7 +126,11 @@ class Producer:
 def measure_speed(
     transport: str, subscribers: int, keys: str | None, rate_hz: float, duration_s: float
 ) -> str:
-    """Return a row: latency at a pace, then messages per second flat out."""
+    """Return a row: latency at a pace, then messages per second flat out.
+
+    Raises:
+        RuntimeError: A subscriber does not know of a message that it missed, or got one twice.
+    """
     with (
         tempfile.TemporaryDirectory() as folder,
         publisher_at(transport, folder, keys) as publisher,
@@ -141,20 +145,35 @@ def measure_speed(
         ]
         producer = Producer(publisher)
         producer.pace(rate_hz, duration_s)
-        time.sleep(HEARTBEAT_S)
-        paced = [ask(process) for process in processes]
+        latencies_ms, paced_missed = collect(processes, producer.count * subscribers)
         sent, elapsed_s = producer.flood(duration_s)
-        time.sleep(2 * HEARTBEAT_S)
-        flat_out = [ask(process) for process in processes]
-    latencies_ms = np.concatenate([one["latencies_ns"] for one in paced]) / 1e6
+        received, missed = collect(processes, sent * subscribers)
     p50_ms, p99_ms = np.percentile(latencies_ms, [50, 99])
-    received = sum(len(one["latencies_ns"]) for one in flat_out)
-    missed = sum(one["missed"] for one in flat_out) - sum(one["missed"] for one in paced)
     return (
         f"| {transport} | {'yes' if keys else 'no'} | {subscribers} | {p50_ms:.2f} | "
-        f"{p99_ms:.2f} | {sent / elapsed_s:,.0f} | {received / elapsed_s:,.0f} | "
-        f"{missed / max(1, received + missed):.0%} |"
+        f"{p99_ms:.2f} | {paced_missed} | {sent / elapsed_s:,.0f} | "
+        f"{len(received) / elapsed_s:,.0f} | {missed / (sent * subscribers):.0%} |"
     )
+
+
+def collect(processes: list[subprocess.Popen[str]], expected: int) -> tuple[list[float], int]:
+    """Return latencies in ms and the number missed, when they add up to ``expected``.
+
+    Raises:
+        RuntimeError: They do not: a loss that nobody noticed, or a message that came twice.
+    """
+    latencies_ms: list[float] = []
+    missed = 0
+    give_up_at_s = time.monotonic() + SETTLE_S
+    while len(latencies_ms) + missed < expected and time.monotonic() < give_up_at_s:
+        time.sleep(0.5)
+        for process in processes:
+            heard = ask(process)
+            latencies_ms += [latency_ns / 1e6 for latency_ns in heard["latencies_ns"]]
+            missed += heard["missed"]
+    if len(latencies_ms) + missed != expected:
+        raise RuntimeError(f"of {expected}, {len(latencies_ms)} were heard and {missed} missed")
+    return latencies_ms, missed
 
 
 def measure_stall(stalled: int, messages: int, kept: int, keys: str | None) -> None:
@@ -240,7 +259,9 @@ def print_tables(options: argparse.Namespace, encrypted: str | None) -> None:
         options: Of the command line.
         encrypted: Folder of keys for the encrypted measurements; None leaves them out.
     """
-    print(describe_machine("pyzmq", "msgspec") + f"; libzmq {zmq.zmq_version()}\n")
+    machine = describe_machine("pyzmq", "msgspec")
+    load = os.getloadavg()[0]
+    print(f"{machine}; libzmq {zmq.zmq_version()}. Load average before: {load:.1f}.\n")
     print(
         f"Latency at {options.rate_hz:g} messages a second, then {options.duration_s:g} s flat "
         f"out. {len(LABELS)} classes, the best ten in each message, JSON.\n"
