@@ -1,0 +1,214 @@
+"""``python -m train``: fit, evaluate, cross-validate, export, synth, recipes.
+
+Every expected failure is one message on standard error and exit status 2.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from streamcls.errors import StreamclsError
+from train.errors import RecipeError
+
+DEFAULT_DATA = "../shared/data"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
+    overrides = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"--set {pair}: must be key=value, such as epochs=3")
+        overrides[key] = value
+    return overrides
+
+
+def _fit(args: argparse.Namespace) -> None:
+    from train.runs import Plan, Workspace, train_run
+
+    plan = Plan(
+        args.recipe, _parse_overrides(args.set), args.fold, args.hold_out, not args.no_synth
+    )
+    out = args.out or args.work / (
+        args.recipe if args.fold is None else f"{args.recipe}-{args.fold}"
+    )
+    train_run(plan, out, Workspace(args.data, args.work), _say)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from streamcls.checkpoint import find_checkpoint, load_checkpoint
+    from train.data import Source, load_clips
+    from train.evaluate import evaluate, save_scores
+    from train.report import write_report
+    from train.runs import SCORES_FILE, Workspace, evaluate_run
+
+    target = Path(args.model)
+    if target.is_dir() and args.clips is None:
+        scores = evaluate_run(target, Workspace(args.data, args.work))
+        out = target
+    else:
+        from train.runs import MODEL_FILE
+
+        path = target / MODEL_FILE if target.is_dir() else find_checkpoint(args.model)
+        checkpoint = load_checkpoint(path)
+        if args.clips is None:
+            raise RecipeError(
+                f"{path} does not say what it held out; name a folder of clips with --clips, or "
+                f"evaluate the run's folder"
+            )
+        source = Source(args.clips.name, str(args.clips.resolve()))
+        rate_hz = checkpoint.front_end.sample_rate_hz
+        clips = load_clips([source], checkpoint.header.labels, rate_hz, Path(), args.work)
+        scores = evaluate(checkpoint, clips, f"{checkpoint.header.name} on {args.clips.name}")
+        out = args.out or args.work / f"{checkpoint.header.name}-on-{args.clips.name}"
+        command = f"python -m train evaluate {args.model} --clips {args.clips}"
+        write_report(scores, command, out)
+        save_scores(scores, out / SCORES_FILE)
+    by_snr = "  ".join(f"{db} dB {scores.at(db):.1%}" for db in (20, 10, 5, 0))
+    _say(f"{scores.name}: clean {scores.accuracy:.1%}  {by_snr}")
+    _say(f"report: {out / 'report.md'}")
+
+
+def _cross_validate(args: argparse.Namespace) -> None:
+    from train.evaluate import pool, read_scores, save_scores
+    from train.report import write_report
+    from train.runs import SCORES_FILE, Plan, Workspace, evaluate_run, is_finished, train_run
+    from train.split import N_HASH_FOLDS, fold_groups
+
+    overrides = _parse_overrides(args.set)
+    recipe = Plan(args.recipe, overrides, synthetic=not args.no_synth).load_recipe()
+    workspace = Workspace(args.data, args.work)
+    clips = workspace.load(recipe, _say)
+    n_folds = len(fold_groups(clips, recipe.leave_one_out)) or N_HASH_FOLDS
+    chosen = args.folds or list(range(n_folds))
+    out = args.out or args.work / f"{args.recipe}-cv"
+    scores = []
+    for fold in chosen:
+        run = out / f"fold-{fold}"
+        if not is_finished(run):
+            plan = Plan(args.recipe, overrides, fold, synthetic=not args.no_synth)
+            train_run(plan, run, workspace, _say, clips)
+            evaluate_run(run, workspace, clips)
+        scores.append(read_scores(run / SCORES_FILE))
+        _say(f"fold {fold}: clean {scores[-1].accuracy:.1%}, 10 dB {scores[-1].at(10):.1%}")
+    what = f"leave one of {recipe.leave_one_out} out" if recipe.leave_one_out else "held-out groups"
+    mean = pool(scores, f"{recipe.name}: {what}, mean of {len(scores)} folds")
+    sets = "".join(f" --set {key}={value}" for key, value in overrides.items())
+    sets += " --no-synth" if args.no_synth else ""
+    folds = f" --folds {' '.join(map(str, args.folds))}" if args.folds else ""
+    write_report(mean, f"python -m train cross-validate {args.recipe}{sets}{folds}", out, scores)
+    save_scores(mean, out / SCORES_FILE)
+    _say(f"{mean.name}: clean {mean.accuracy:.1%}, 10 dB {mean.at(10):.1%}")
+    _say(f"report: {out / 'report.md'}")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from train.evaluate import read_scores
+    from train.export import export
+
+    export(args.run_folder, args.out, read_scores(args.scores) if args.scores else None)
+    _say(f"wrote {args.out}")
+
+
+def _synth(args: argparse.Namespace) -> None:
+    from train.synth import render_words
+
+    n = render_words(args.words, args.renderings, args.out)
+    _say(f"rendered {n} clips into {args.out}")
+
+
+def _recipes(_: argparse.Namespace) -> None:
+    from train.recipes import load_recipe, recipe_names
+
+    for name in recipe_names():
+        _say(f"{name:12s} {load_recipe(name).title}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        "python -m train", description="Train and measure classifiers."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    places = argparse.ArgumentParser(add_help=False)
+    places.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("STREAMCLS_DATA", DEFAULT_DATA)),
+        help=f"folder of the data sets (default: $STREAMCLS_DATA or {DEFAULT_DATA})",
+    )
+    places.add_argument(
+        "--work", type=Path, default=Path("runs"), help="folder for caches and runs (default: runs)"
+    )
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument("recipe", help="name of a recipe; 'recipes' lists them")
+    settings.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting"
+    )
+    settings.add_argument("--out", type=Path, help="folder for the results")
+    settings.add_argument("--no-synth", action="store_true", help="train without synthetic voices")
+
+    fit = commands.add_parser("fit", parents=[settings, places], help="train, or resume a training")
+    held = fit.add_mutually_exclusive_group()
+    held.add_argument(
+        "--hold-out", action="append", default=[], metavar="GROUP", help="keep a speaker for tests"
+    )
+    held.add_argument(
+        "--fold", type=int, help="keep a fold for tests; without, train on everything"
+    )
+    fit.set_defaults(run=_fit)
+
+    measure = commands.add_parser(
+        "evaluate", parents=[places], help="measure a run or a checkpoint"
+    )
+    measure.add_argument("model", help="a run's folder, a checkpoint file or a shipped name")
+    measure.add_argument("--clips", type=Path, help="folder with manifest.csv to measure on")
+    measure.add_argument("--out", type=Path, help="folder for the report")
+    measure.set_defaults(run=_evaluate)
+
+    cross = commands.add_parser(
+        "cross-validate", parents=[settings, places], help="train and measure every fold"
+    )
+    cross.add_argument("--folds", type=int, nargs="+", help="only these folds")
+    cross.set_defaults(run=_cross_validate)
+
+    export = commands.add_parser("export", help="write a run's model as a file to ship")
+    export.add_argument("run_folder", type=Path, metavar="RUN")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE")
+    export.add_argument("--scores", type=Path, help="scores.json to put into the header")
+    export.set_defaults(run=_export)
+
+    synth = commands.add_parser("synth", help="render words with synthetic voices")
+    synth.add_argument("words", nargs="+")
+    synth.add_argument("--out", type=Path, required=True)
+    synth.add_argument("--renderings", type=int, default=60, help="clips per word (default: 60)")
+    synth.set_defaults(run=_synth)
+
+    recipes = commands.add_parser("recipes", help="list the recipes")
+    recipes.set_defaults(run=_recipes)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    args = make_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except StreamclsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""How good a checkpoint is: accuracy, confusions, accuracy in noise; always measured on the file.
+
+After `train.loop`. A clip is centred in one window and the class is the argmax over *all* classes,
+"unknown" and "silence" included. Noise fills the whole window; its SNR is the clip's mean power
+over the noise's mean power. The noise is the same in every call.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from streamcls.checkpoint import Checkpoint
+from streamcls.features import log_mel
+from train.data import Clips, centre_in_windows
+from train.errors import DataError
+
+SNRS_DB = (20, 10, 5, 0)
+NOISES = ("white", "pink", "babble")
+_TALKERS = 4
+_BATCH = 256
+
+
+class ClassScore(msgspec.Struct, frozen=True):
+    """Precision and recall of one class (NaN-free: 0 where undefined)."""
+
+    label: str
+    clips: int
+    precision: float
+    recall: float
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured on one set of clips."""
+
+    name: str
+    groups: list[str]
+    """The groups (speakers, recordings) it was measured on."""
+    labels: list[str]
+    confusion: list[list[int]]
+    """Rows: true class; columns: predicted class; clean audio, scored sources only."""
+    accuracy: float
+    """Clean, over the scored clips."""
+    noisy_accuracy: dict[str, dict[int, float]]
+    """Noise kind -> SNR in dB -> accuracy over the scored clips."""
+    others: dict[str, float]
+    """Recall of each class among the clips of sources that are not scored."""
+    false_words: float | None
+    """Share of unknown and silence clips (all sources) that are taken for a word, clean."""
+
+    def at(self, snr_db: int) -> float:
+        """Return the accuracy at an SNR, mean over the kinds of noise."""
+        return float(np.mean([row[snr_db] for row in self.noisy_accuracy.values()]))
+
+    def per_class(self) -> list[ClassScore]:
+        """Return precision and recall of every class."""
+        table = np.array(self.confusion)
+        hits, actual, said = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
+        return [
+            ClassScore(
+                label,
+                int(actual[i]),
+                float(hits[i] / said[i]) if said[i] else 0.0,
+                float(hits[i] / actual[i]) if actual[i] else 0.0,
+            )
+            for i, label in enumerate(self.labels)
+        ]
+
+
+class Classify:
+    """A checkpoint as a function from windows to probabilities, in even compiled batches."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        graph, state = nnx.split(checkpoint.model)
+        front_end = checkpoint.front_end
+        temperature = checkpoint.header.temperature
+        self.window_samples = front_end.samples_for(checkpoint.model.window_frames)
+
+        @jax.jit
+        def run(state: Any, audio: jax.Array) -> jax.Array:
+            logits = nnx.merge(graph, state)(log_mel(audio, front_end))
+            return jax.nn.softmax(logits / temperature)
+
+        self._run = run
+        self._state = state
+
+    def __call__(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map ``[n, window_samples]`` float32 to probabilities ``[n, classes]``."""
+        padded = np.pad(windows, ((0, -len(windows) % _BATCH), (0, 0)))
+        parts = [
+            np.asarray(self._run(self._state, jnp.array(padded[i : i + _BATCH])))
+            for i in range(0, len(padded), _BATCH)
+        ]
+        return np.concatenate(parts)[: len(windows)]
+
+
+def make_noise(
+    kind: str, n: int, samples: int, talkers: NDArray[np.float32], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return unit-power noise ``[n, samples]``.
+
+    Args:
+        kind: ``white``, ``pink`` or ``babble``.
+        n: Number of windows.
+        samples: Length.
+        talkers: ``[m, samples]`` windows with speech, four of which make babble.
+        rng: Source of randomness.
+    """
+    if kind == "babble":
+        chosen = rng.integers(len(talkers), size=(n, _TALKERS))
+        shift = rng.integers(samples, size=(n, _TALKERS))
+        noise = np.zeros((n, samples), np.float32)
+        for row in range(n):
+            for who, by in zip(chosen[row], shift[row], strict=True):
+                voice = talkers[who]
+                noise[row] += np.roll(voice, by) / (np.sqrt(np.mean(voice**2)) + 1e-6)
+    else:
+        noise = rng.standard_normal((n, samples), dtype=np.float32)
+        if kind == "pink":
+            bins = np.maximum(np.arange(samples // 2 + 1), 1.0)
+            noise = np.fft.irfft(np.fft.rfft(noise) / np.sqrt(bins), n=samples).astype(np.float32)
+    power = np.mean(np.square(noise), axis=1, keepdims=True)
+    return (noise / np.sqrt(power + 1e-12)).astype(np.float32)
+
+
+def clip_power(clips: Clips) -> NDArray[np.float32]:
+    """Return the mean power of every clip, ``[clips]`` (full-scale square wave = 1)."""
+    spans = zip(clips.start, clips.length, strict=True)
+    values = [np.mean(np.square(clips.audio[s : s + n] / np.float32(32768))) for s, n in spans]
+    return np.array(values, np.float32)
+
+
+def count_confusions(
+    truth: NDArray[np.integer], guess: NDArray[np.integer], n_classes: int
+) -> NDArray[np.int64]:
+    """Return ``[n_classes, n_classes]`` counts, rows true, columns predicted."""
+    table = np.zeros((n_classes, n_classes), np.int64)
+    np.add.at(table, (truth, guess), 1)
+    return table
+
+
+def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
+    """Measure a checkpoint on clips.
+
+    Args:
+        checkpoint: The loaded file.
+        clips: Held-out clips at the model's rate, labels in the model's order.
+        name: What the set is called in the report.
+
+    Raises:
+        DataError: If there is nothing to measure on, or labels or rate differ.
+    """
+    labels = checkpoint.header.labels
+    if list(clips.labels) != list(labels):
+        raise DataError(f"the clips have labels {list(clips.labels)}, the model {list(labels)}")
+    if clips.sample_rate_hz != checkpoint.front_end.sample_rate_hz:
+        raise DataError(
+            f"the clips are at {clips.sample_rate_hz} Hz, the model hears "
+            f"{checkpoint.front_end.sample_rate_hz} Hz"
+        )
+    scored = np.array([s.scored for s in clips.sources])[clips.source]
+    if not scored.any():
+        raise DataError("nothing to evaluate on: no clip of a scored source is held out")
+    classify = Classify(checkpoint)
+    windows = centre_in_windows(clips, classify.window_samples)
+    guess = classify(windows).argmax(axis=1)
+    hit = guess == clips.label
+
+    nothing = [labels.index(name) for name in checkpoint.header.unknown_labels]
+    not_a_word = np.isin(clips.label, nothing)
+    rng = np.random.default_rng(0)
+    words, truth = windows[scored], clips.label[scored]
+    talkers = windows[clips.label == nothing[0]] if nothing else words
+    talkers = talkers if len(talkers) else words
+    rms = np.sqrt(clip_power(clips)[scored])[:, None].astype(np.float32)
+    noisy_accuracy: dict[str, dict[int, float]] = {}
+    for kind in NOISES:
+        noise = make_noise(kind, len(words), classify.window_samples, talkers, rng) * rms
+        noisy_accuracy[kind] = {}
+        for snr_db in SNRS_DB:
+            scale = np.float32(10 ** (-snr_db / 20))
+            mixed = classify((words + scale * noise).astype(np.float32))
+            noisy_accuracy[kind][snr_db] = float((mixed.argmax(axis=1) == truth).mean())
+    other = ~scored
+    return Scores(
+        name=name,
+        groups=sorted(set(clips.group[scored].tolist())),
+        labels=list(labels),
+        confusion=count_confusions(truth, guess[scored], len(labels)).tolist(),
+        accuracy=float(hit[scored].mean()),
+        noisy_accuracy=noisy_accuracy,
+        others={
+            label: float(hit[other & (clips.label == i)].mean())
+            for i, label in enumerate(labels)
+            if (other & (clips.label == i)).any()
+        },
+        false_words=(
+            float((~np.isin(guess[not_a_word], nothing)).mean()) if not_a_word.any() else None
+        ),
+    )
+
+
+def pool(scores: Sequence[Scores], name: str) -> Scores:
+    """Join the scores of folds: confusions add up, rates are means over the folds."""
+
+    def mean(values: Sequence[float]) -> float:
+        return float(np.mean(values))
+
+    first = scores[0]
+    others = {label for s in scores for label in s.others}
+    false_words = [s.false_words for s in scores if s.false_words is not None]
+    return Scores(
+        name=name,
+        groups=sorted({g for s in scores for g in s.groups}),
+        labels=first.labels,
+        confusion=np.sum([s.confusion for s in scores], axis=0).tolist(),
+        accuracy=mean([s.accuracy for s in scores]),
+        noisy_accuracy={
+            kind: {db: mean([s.noisy_accuracy[kind][db] for s in scores]) for db in row}
+            for kind, row in first.noisy_accuracy.items()
+        },
+        others={
+            label: mean([s.others[label] for s in scores if label in s.others])
+            for label in sorted(others, key=first.labels.index)
+        },
+        false_words=mean(false_words) if false_words else None,
+    )
+
+
+def save_scores(scores: Scores, path: Path) -> None:
+    """Write the scores as JSON."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(scores), indent=1) + b"\n")
+
+
+def read_scores(path: Path) -> Scores:
+    """Read scores written by `save_scores`.
+
+    Raises:
+        DataError: If the file is missing or is no such file.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Scores)
+    except (OSError, msgspec.DecodeError) as error:
+        raise DataError(f"cannot read scores from {path}: {error}") from error

@@ -1,0 +1,84 @@
+"""From trained weights to the one file the daemon serves.
+
+The last stage: the header says what the file is, what it was trained on and how well it did.
+"""
+
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamcls.checkpoint import Header, describe_window, load_checkpoint, save_checkpoint
+from train.errors import RunError
+from train.evaluate import Scores
+from train.loop import Network
+from train.recipes import Recipe
+
+MODEL_FILE = "model.safetensors"
+
+
+def write_model(
+    recipe: Recipe,
+    network: Network,
+    params: Any,
+    stats: Any,
+    training: dict[str, Any],
+    path: Path,
+) -> None:
+    """Write trained weights as a checkpoint.
+
+    Args:
+        recipe: What they were trained by.
+        network: Structure of the model.
+        params: Weights.
+        stats: Batch norm statistics.
+        training: Facts about the run for the header.
+        path: The file to write.
+    """
+    model = network.join(params, stats)
+    model.eval()
+    header = Header(
+        name=recipe.name,
+        description=recipe.title,
+        architecture=recipe.architecture,
+        settings=recipe.model,
+        front_end=asdict(recipe.front_end),
+        labels=list(recipe.labels),
+        unknown_labels=[recipe.unknown, recipe.silence],
+        window=describe_window(model),
+        licence=recipe.licence,
+        training=training,
+        creator=f"streamcls {version('streamcls')}",
+    )
+    save_checkpoint(path, model, header)
+
+
+def summarise(scores: Scores) -> dict[str, Any]:
+    """Return the numbers a header carries."""
+    return {
+        "set": scores.name,
+        "accuracy_clean": round(scores.accuracy, 4),
+        **{f"accuracy_{db}_db": round(scores.at(db), 4) for db in (20, 10, 5, 0)},
+    }
+
+
+def export(run: Path, out: Path, scores: Scores | None) -> None:
+    """Copy a run's model to ``out``, with measured scores in its header.
+
+    Raises:
+        RunError: If the run has no finished model.
+    """
+    source = run / MODEL_FILE
+    if not source.is_file():
+        raise RunError(f"{run} has no {MODEL_FILE}; let 'python -m train fit' finish first")
+    checkpoint = load_checkpoint(source)
+    header = checkpoint.header
+    if scores is not None:
+        if scores.labels != header.labels:
+            raise RunError(
+                f"the scores are of labels {scores.labels}, the model has {header.labels}"
+            )
+        header = msgspec.structs.replace(header, metrics=summarise(scores))
+    save_checkpoint(out, checkpoint.model, header)

@@ -1,0 +1,180 @@
+"""A training as a folder: what was asked, the clips it implies, and the model that came out.
+
+Used by the commands of ``python -m train``. ``run.json`` records recipe, overrides and what is
+held out; with it a run is resumed, evaluated and exported without repeating flags.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamcls.checkpoint import load_checkpoint
+from train.data import Clips, load_clips
+from train.errors import DataError, RunError
+from train.evaluate import Scores, evaluate, save_scores
+from train.export import MODEL_FILE, write_model
+from train.loop import fit
+from train.recipes import Recipe, load_recipe
+from train.report import write_report
+from train.split import Split, split_all, split_fold, split_hold_out
+from train.synth import render_words
+
+RUN_FILE = "run.json"
+SCORES_FILE = "scores.json"
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a training was asked to do; stored as ``run.json``."""
+
+    recipe: str
+    overrides: dict[str, str] = {}
+    fold: int | None = None
+    """Hold out this fold of the recipe."""
+    hold_out: list[str] = []
+    """Hold out these groups instead."""
+    synthetic: bool = True
+    """Train on rendered speakers too."""
+
+    def load_recipe(self) -> Recipe:
+        """Return the recipe with everything asked for applied."""
+        recipe = load_recipe(self.recipe, self.overrides)
+        return recipe if self.synthetic else recipe.without_synthesis()
+
+    def describe(self) -> str:
+        """Return the command that repeats it."""
+        parts = [f"python -m train fit {self.recipe}"]
+        parts += [f"--set {key}={value}" for key, value in self.overrides.items()]
+        if self.fold is not None:
+            parts.append(f"--fold {self.fold}")
+        parts += [f"--hold-out {group}" for group in self.hold_out]
+        parts += [] if self.synthetic else ["--no-synth"]
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where things are: data sets, and the folder for caches and rendered speech."""
+
+    data: Path
+    work: Path
+
+    def load(self, recipe: Recipe, report: Callable[[str], None]) -> Clips:
+        """Render what the recipe wants rendered, then load all its clips."""
+        for synthesis in recipe.synthesis:
+            folder = self.work / synthesis.folder
+            n = render_words(synthesis.words, synthesis.renderings, folder)
+            if n:
+                report(f"rendered {n} synthetic clips into {folder}")
+        return load_clips(
+            recipe.sources, recipe.labels, recipe.front_end.sample_rate_hz, self.data, self.work
+        )
+
+
+def choose_split(plan: Plan, recipe: Recipe, clips: Clips) -> Split:
+    """Return the split a plan asks for; without fold or groups everything is trained on."""
+    if plan.hold_out:
+        return split_hold_out(clips, plan.hold_out)
+    if plan.fold is not None:
+        return split_fold(clips, plan.fold, recipe.leave_one_out, recipe.validate)
+    return split_all(clips)
+
+
+def read_plan(run: Path) -> Plan:
+    """Read a run's plan.
+
+    Raises:
+        RunError: If the folder is no run.
+    """
+    path = run / RUN_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Plan)
+    except OSError as error:
+        raise RunError(
+            f"{run} is no run: cannot read {RUN_FILE} ({error.strerror}); make one with "
+            f"'python -m train fit RECIPE --out {run}'"
+        ) from error
+    except msgspec.DecodeError as error:
+        raise RunError(f"{path}: damaged ({error}); start again with another --out") from error
+
+
+def train_run(
+    plan: Plan,
+    run: Path,
+    workspace: Workspace,
+    report: Callable[[str], None],
+    clips: Clips | None = None,
+) -> None:
+    """Carry out a plan in a folder, or go on where it was left.
+
+    Args:
+        plan: What to do.
+        run: The run's folder.
+        workspace: Where data lies.
+        report: Receives progress lines.
+        clips: The recipe's clips if they are loaded already.
+
+    Raises:
+        RunError: If the folder holds another plan.
+    """
+    recipe = plan.load_recipe()
+    run.mkdir(parents=True, exist_ok=True)
+    if (run / RUN_FILE).exists():
+        found = read_plan(run)
+        if found != plan:
+            raise RunError(
+                f"{run} holds another training ({found.describe()}); choose another --out "
+                f"or remove it"
+            )
+    else:
+        (run / RUN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(plan)) + b"\n")
+    clips = clips or workspace.load(recipe, report)
+    split = choose_split(plan, recipe, clips)
+    train = clips.take(split.train)
+    report(
+        f"{recipe.name}: {int(split.train.sum())} clips to train on, "
+        f"{int(split.validation.sum())} to validate, {int(split.test.sum())} held out"
+    )
+    network, params, stats = fit(recipe, train, clips.take(split.validation), run, report)
+    training: dict[str, Any] = {
+        "command": plan.describe(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "clips": int(split.train.sum()),
+        "groups": len(set(train.group.tolist())),
+        "held_out": sorted(set(clips.group[split.test].tolist()))[:50],
+    }
+    write_model(recipe, network, params, stats, training, run / MODEL_FILE)
+    report(f"wrote {run / MODEL_FILE}")
+
+
+def evaluate_run(run: Path, workspace: Workspace, clips: Clips | None = None) -> Scores:
+    """Measure a run's model on what it held out; write scores and report into its folder.
+
+    Raises:
+        RunError: If the run is not finished.
+        DataError: If it held nothing out.
+    """
+    plan = read_plan(run)
+    recipe = plan.load_recipe()
+    if not (run / MODEL_FILE).is_file():
+        raise RunError(f"{run} has no {MODEL_FILE}; finish it with '{plan.describe()}'")
+    clips = clips or workspace.load(recipe, lambda _: None)
+    split = choose_split(plan, recipe, clips)
+    if not split.test.any():
+        raise DataError(
+            f"{run} was trained on everything, nothing is left to evaluate on; use "
+            f"'cross-validate {plan.recipe}', or --clips FOLDER with other recordings"
+        )
+    name = f"{recipe.name}, fold {plan.fold}" if plan.fold is not None else recipe.name
+    scores = evaluate(load_checkpoint(run / MODEL_FILE), clips.take(split.test), name)
+    save_scores(scores, run / SCORES_FILE)
+    write_report(scores, f"{plan.describe()} --out {run} && python -m train evaluate {run}", run)
+    return scores
+
+
+def is_finished(run: Path) -> bool:
+    """Return whether a run has both a model and scores."""
+    return (run / MODEL_FILE).is_file() and (run / SCORES_FILE).is_file()
