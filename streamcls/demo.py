@@ -22,20 +22,18 @@ from streamcls.client import Subscriber
 from streamcls.engine.latency import LatencyHistogram
 from streamcls.errors import StreamclsError
 from streamcls.inbox import Gap
-from streamcls.publish.schema import HealthMessage, PredictionMessage
+from streamcls.publish.schema import EventMessage, PredictionMessage
 from streamcls.textline import format_message, format_prediction
-from streamcls.units import NS_PER_S
+from streamcls.units import NS_PER_S, samples_to_ns
 
 MODEL = "commands"
 STREAM = "demo"
 HOP_MS = 160
 _RECORDINGS = Path(__file__).parent / "recordings"
 _POLL_S = 0.5
-_HEARD = 0.6
-"""Probability from which the demo counts a word as heard."""
-_LATEST_S = 0.8
-"""A word may be recognised until so long after its end."""
-_NOTHING = ("unknown", "silence")
+_MARK = " " * 14 + "▶"
+_TOLERANCE_S = 0.5
+"""An onset may lie so far outside the word: the score of a window belongs to its middle."""
 
 
 def run_demo() -> int:
@@ -44,7 +42,7 @@ def run_demo() -> int:
     Returns:
         Exit status: 0 when predictions arrived and nothing was lost, 1 otherwise.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     transcript = json.loads((_RECORDINGS / "demo.json").read_text())
     with tempfile.TemporaryDirectory(prefix="streamcls-demo-") as folder:
         endpoint = f"ipc://{folder}/predictions"
@@ -89,8 +87,10 @@ def _start_daemon(folder: str, summary_path: Path) -> Iterator[subprocess.Popen[
 class _Heard:
     """What the subscriber received."""
 
+    began_ns: int | None = None
+    """UTC of the recording's first sample."""
     words: list[tuple[float, str]] = field(default_factory=list)
-    """When (seconds of audio) and what."""
+    """Onset of each event, in seconds of the recording, and its label."""
     predictions: int = 0
     gaps: int = 0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
@@ -99,9 +99,8 @@ class _Heard:
 def _print_messages(
     console: Console, subscriber: Subscriber, daemon: subprocess.Popen[bytes]
 ) -> _Heard:
-    """Print what arrives until the stream has ended."""
+    """Print what arrives until the daemon has ended and nothing more comes."""
     heard = _Heard()
-    previous = ""
     while True:
         try:
             message = subscriber.receive(_POLL_S)
@@ -110,21 +109,24 @@ def _print_messages(
                 return heard
             continue
         received_ns = time.time_ns()
-        if isinstance(message, PredictionMessage):
-            heard.predictions += 1
-            heard.latency.add((received_ns - message.t_end_ns) / NS_PER_S)
-            label, score = next(iter(message.scores.items()))
-            word = label if score >= _HEARD and label not in _NOTHING else ""
-            line = format_prediction(message, received_ns)
-            console.print(line, style="bold green" if word else None, markup=False)
-            if word and word != previous:
-                heard.words.append((message.sample_end / message.sample_rate_hz, word))
-            previous = word
-        else:
-            heard.gaps += isinstance(message, Gap)
-            console.print(format_message(message, received_ns), style="dim", markup=False)
-            if isinstance(message, HealthMessage) and message.state in ("ended", "failed"):
-                return heard
+        match message:
+            case PredictionMessage():
+                heard.predictions += 1
+                heard.latency.add((received_ns - message.t_end_ns) / NS_PER_S)
+                if heard.began_ns is None:
+                    heard.began_ns = message.t_end_ns - samples_to_ns(
+                        message.sample_end, message.sample_rate_hz
+                    )
+                console.print(format_prediction(message, received_ns), markup=False)
+            case EventMessage(state="onset"):
+                began_ns = heard.began_ns or message.onset_ns
+                heard.words.append(((message.onset_ns - began_ns) / NS_PER_S, message.label))
+                console.print(f"{_MARK} {message.label}", style="bold green", markup=False)
+            case EventMessage():
+                pass
+            case _:
+                heard.gaps += isinstance(message, Gap)
+                console.print(format_message(message, received_ns), style="dim", markup=False)
 
 
 def _print_verdict(
@@ -146,8 +148,8 @@ def _print_verdict(
 
 
 def _find_word(word: dict[str, Any], heard: list[tuple[float, str]]) -> str:
-    """Return what was heard while, or shortly after, ``word`` was said."""
-    for at_s, label in heard:
-        if word["start_s"] < at_s < word["end_s"] + _LATEST_S:
+    """Return what was heard while ``word`` was said."""
+    for onset_s, label in heard:
+        if word["start_s"] - _TOLERANCE_S < onset_s < word["end_s"] + _TOLERANCE_S:
             return label
     return "-" * len(word["word"])

@@ -199,7 +199,9 @@ class Roster:
     def end_events_of_lost_streams(self) -> None:
         """End the events of streams whose source is away, once the engine has heard their last."""
         for stream in self._streams.values():
-            if stream.feeder.state in AWAY and stream.ring.available() < self._hop_samples:
+            # A stream that ended or failed has closed its ring: the engine finishes it itself.
+            away = stream.feeder.state in AWAY - RESTING
+            if away and stream.ring.available() < self._hop_samples:
                 self._publish_records(stream.detector.close(CloseReason.LOST))
 
     def stop_capture(self) -> None:

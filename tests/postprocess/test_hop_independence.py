@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from score_tracks import Track, detect, offsets, rejections, seconds
+from tests.postprocess.score_tracks import Track, detect, offsets, rejections, seconds
 
 from streamcls.postprocess.settings import EventSettings
 

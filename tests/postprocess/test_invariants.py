@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from score_tracks import WINDOW_SAMPLES, predict
+from tests.postprocess.score_tracks import WINDOW_SAMPLES, predict
 
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.ledger import CloseReason

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from score_tracks import WINDOW_SAMPLES, predict
+from tests.postprocess.score_tracks import WINDOW_SAMPLES, predict
 
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.noise_floor import NoiseFloor

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from score_tracks import (
+from tests.postprocess.score_tracks import (
     HALF_WINDOW_S,
     RATE_HZ,
     WINDOW_SAMPLES,
