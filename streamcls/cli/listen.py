@@ -38,8 +38,17 @@ def add_parser(commands: Any) -> None:
         metavar="NAME",
         help="only this stream; may be repeated (default: all)",
     )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, gaps included")
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object a line, as it came over the wire"
+        "--rejected",
+        action="store_true",
+        help="show detections that were held back, too, and why",
+    )
+    parser.add_argument(
+        "--recover-from",
+        metavar="CONTROL",
+        help="fetch what was missed from the daemon's control endpoint, such as "
+        f"{PublishConfig().control}",
     )
     parser.add_argument(
         "--duration", type=_seconds, metavar="S", help="stop after S seconds (default: never)"
@@ -57,6 +66,8 @@ def _listen(arguments: argparse.Namespace) -> int:
         as_json=arguments.json,
         duration_s=arguments.duration,
         keys=read_client_keys(arguments),
+        control_endpoint=arguments.recover_from,
+        with_rejected=arguments.rejected,
     )
 
 
