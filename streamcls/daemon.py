@@ -37,7 +37,7 @@ from streamcls.publish.publisher import Publisher
 from streamcls.roster import AWAY, Roster
 from streamcls.signals import stop_on_signals
 from streamcls.summary import Summary, report
-from streamcls.types import HealthState
+from streamcls.types import Health, HealthState
 from streamcls.units import samples_to_ms
 
 _WATCH_PERIOD_S = 0.2
@@ -250,22 +250,20 @@ class Daemon:
             "summary": self._summarise(),
         }
 
-    def _add_stream(self, params: AddStreamParams) -> list[dict[str, Any]]:
+    def _add_stream(self, params: AddStreamParams) -> dict[str, Any]:
         """Control method ``streams.add``: the same checks as for a configuration file."""
         keys = {**params.options, "source": params.source}
         overrides = {f"streams.{params.stream}.{key}": value for key, value in keys.items()}
         config = load_config(overrides=overrides, environ={})
         self._roster.build(params.stream, config.streams[params.stream])
-        return self._roster.describe()
+        return self._roster.describe_stream(params.stream)
 
-    def _remove_stream(self, params: StreamParams) -> list[dict[str, Any]]:
+    def _remove_stream(self, params: StreamParams) -> Health:
         """Control method ``streams.remove``."""
-        self._roster.remove(params.stream)
-        return self._roster.describe()
+        return self._roster.remove(params.stream)
 
-    def _set_thresholds(self, params: ThresholdParams) -> list[dict[str, Any]]:
+    def _set_thresholds(self, params: ThresholdParams) -> dict[str, dict[str, list[float]]]:
         """Control method ``thresholds.set``."""
-        self._roster.set_thresholds(
+        return self._roster.set_thresholds(
             params.stream, params.label, params.onset_threshold, params.offset_threshold
         )
-        return self._roster.describe()

@@ -32,6 +32,7 @@ from streamcls.errors import ConfigError
 from streamcls.ingest import Ingest
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.ledger import CloseReason
+from streamcls.postprocess.rules import resolve_rules
 from streamcls.postprocess.settings import ClassSettings, EventSettings, settle_for_stream
 from streamcls.publish.publisher import Publisher
 from streamcls.ring import Ring
@@ -137,8 +138,11 @@ class Roster:
             self._ingest.add(stream.feeder)
         stream.feeder.start()
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str) -> Health:
         """End a stream: no prediction follows, its events end, its state is published once more.
+
+        Returns:
+            The state that was published.
 
         Raises:
             ConfigError: There is no such stream.
@@ -153,12 +157,14 @@ class Roster:
             self._stop_feeder(name, stream)
             self._publish_records(stream.detector.close(CloseReason.REMOVED))
             health = stream.feeder.health("removed by request")
-            self._publisher.publish_health(dataclasses.replace(health, state=HealthState.ENDED))
+            health = dataclasses.replace(health, state=HealthState.ENDED)
+            self._publisher.publish_health(health)
             self._publisher.retire_stream(name)
+            return health
 
     def set_thresholds(
         self, name: str | None, label: str | None, onset: float | None, offset: float | None
-    ) -> None:
+    ) -> dict[str, dict[str, list[float]]]:
         """Change event thresholds until the next start; open events end with reason ``reload``.
 
         Args:
@@ -166,6 +172,9 @@ class Roster:
             label: Class; None for all classes without thresholds of their own.
             onset: New onset threshold; None leaves it.
             offset: New offset threshold; None leaves it.
+
+        Returns:
+            For each stream changed ``{label: [onset, offset]}`` in force.
 
         Raises:
             ConfigError: There is no such stream or class, or the thresholds contradict each other.
@@ -181,6 +190,12 @@ class Roster:
                 stream = self._streams[each]
                 replaced, stream.events, stream.detector = stream.detector, events, detector
                 self._publish_records(replaced.close(CloseReason.RELOAD))
+            return {each: self._list_thresholds(events) for each, events, _ in changed}
+
+    def _list_thresholds(self, events: EventSettings) -> dict[str, list[float]]:
+        header = self._header
+        rules = resolve_rules(events, header.labels, header.thresholds, header.unknown_labels)
+        return {one.label: [one.onset_threshold, one.offset_threshold] for one in rules}
 
     def take_prediction(self, prediction: Prediction) -> None:
         """Publish a prediction and the events it completes (in the engine's thread)."""
@@ -238,14 +253,21 @@ class Roster:
 
     def describe(self) -> list[dict[str, Any]]:
         """Return every stream for the control method ``streams.list``."""
-        return [
-            {
-                "source": hide_credentials(stream.config.source),
-                "health": stream.feeder.health(),
-                "events": stream.detector.summarise()._asdict(),
-            }
-            for stream in self._streams.values()
-        ]
+        return [self.describe_stream(name) for name in self._streams]
+
+    def describe_stream(self, name: str) -> dict[str, Any]:
+        """Return one stream with its state and totals.
+
+        Raises:
+            ConfigError: There is no such stream.
+        """
+        stream = self._find(name)
+        return {
+            "stream": name,
+            "source": hide_credentials(stream.config.source),
+            "health": stream.feeder.health(),
+            "events": stream.detector.summarise()._asdict(),
+        }
 
     def count_events(self) -> tuple[int, int]:
         """Return how many events were opened and closed since the start or the last reload."""

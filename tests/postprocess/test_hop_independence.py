@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from tests.postprocess.score_tracks import Track, detect, offsets, rejections, seconds
 
 from streamcls.postprocess.settings import EventSettings
+from tests.postprocess.score_tracks import Track, detect, offsets, rejections, seconds
 
 HOPS_MS = (80, 160, 320)
 

@@ -8,7 +8,6 @@ import numpy as np
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from tests.postprocess.score_tracks import WINDOW_SAMPLES, predict
 
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.ledger import CloseReason
@@ -21,6 +20,7 @@ from streamcls.postprocess.settings import (
 )
 from streamcls.types import Event, EventState, Rejection
 from streamcls.units import NS_PER_S
+from tests.postprocess.score_tracks import WINDOW_SAMPLES, predict
 
 LABELS = ("dog", "cat", "rain", "other")
 

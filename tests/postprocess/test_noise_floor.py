@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.postprocess.score_tracks import WINDOW_SAMPLES, predict
 
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.noise_floor import NoiseFloor
 from streamcls.postprocess.settings import EventSettings, NoiseFloorSettings
 from streamcls.types import Event
+from tests.postprocess.score_tracks import WINDOW_SAMPLES, predict
 
 SETTINGS = NoiseFloorSettings(enabled=True, quantile=0.9, memory_s=30, margin=0.2, ceiling=0.95)
 RECOVERY_S = SETTINGS.memory_s * math.log(1 / (1 - SETTINGS.quantile))

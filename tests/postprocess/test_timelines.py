@@ -8,6 +8,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+
+from streamcls.postprocess.detector import EventDetector
+from streamcls.postprocess.ledger import CloseReason
+from streamcls.postprocess.settings import (
+    ClassSettings,
+    EventSettings,
+    GroupSettings,
+)
+from streamcls.types import Event, EventState, Prediction
 from tests.postprocess.score_tracks import (
     HALF_WINDOW_S,
     RATE_HZ,
@@ -22,15 +31,6 @@ from tests.postprocess.score_tracks import (
     seconds,
     spans,
 )
-
-from streamcls.postprocess.detector import EventDetector
-from streamcls.postprocess.ledger import CloseReason
-from streamcls.postprocess.settings import (
-    ClassSettings,
-    EventSettings,
-    GroupSettings,
-)
-from streamcls.types import Event, EventState, Prediction
 
 PLAIN = EventSettings(
     onset_threshold=0.6,
