@@ -25,6 +25,7 @@ from streamcls.engine import (
 from streamcls.ingest import Ingest
 from streamcls.notify import Notifier
 from streamcls.publish.control import ControlServer
+from streamcls.publish.journal import JournalLimits
 from streamcls.publish.keys import ServerKeys
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.methods import (
@@ -102,6 +103,11 @@ class Daemon:
             keys=keys,
             insecure=config.publish.insecure,
             ipc_mode=ipc_mode,
+            journal=JournalLimits(
+                messages=config.publish.journal_messages,
+                age_s=config.publish.journal_s,
+                total_bytes=config.publish.journal_mb << 20,
+            ),
         )
         self._roster = Roster(
             config, self.checkpoint, self._hop_samples, self._publisher, self._wake

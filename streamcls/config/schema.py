@@ -104,6 +104,16 @@ class PublishConfig:
     insecure: Annotated[
         bool, Meta(description="Allow sockets without keys that other machines can reach.")
     ] = False
+    journal_messages: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000, description="Messages of each sequence kept for replay."),
+    ] = 2_000
+    journal_s: Annotated[
+        float, Meta(ge=1, le=604_800, description="Older messages are no longer kept.")
+    ] = 3_600.0
+    journal_mb: Annotated[
+        int, Meta(ge=1, le=16_384, description="Memory for all that is kept, in MiB.")
+    ] = 64
 
 
 @dataclass(frozen=True, slots=True)
