@@ -34,6 +34,11 @@ class Augment:
     editing clips soft consonants, and so does a stream that begins in the middle of a word."""
     speed_range: float = 0.15
     """Resample by a factor in 1 +- this: pitch, formants and duration move together."""
+    background_probability: float = 0.5
+    """Add the faint hiss or rumble of a recording, from its first to its last sample only."""
+    background_min_db: float = -50.0
+    background_max_db: float = -15.0
+    """Power of the background relative to the clip's."""
     noise_probability: float = 0.75
     snr_min_db: float = -3.0
     snr_max_db: float = 30.0
@@ -75,6 +80,7 @@ class Bank(NamedTuple):
     length: jax.Array
     active: jax.Array
     label: jax.Array
+    word: jax.Array
 
 
 class Palette(NamedTuple):
@@ -307,6 +313,20 @@ def random_colours(key: jax.Array, colours: jax.Array, n: int, samples: int) -> 
     return colours[which, first + jnp.arange(samples)[None]]
 
 
+def add_background(
+    key: jax.Array, audio: jax.Array, mask: jax.Array, colours: jax.Array, settings: Augment
+) -> jax.Array:
+    """Add faint noise of random colour and level to some examples, where ``mask`` is 1."""
+    n, samples = audio.shape
+    k_noise, k_level, k_on = jax.random.split(key, 3)
+    noise = random_colours(k_noise, colours, n, samples) * mask
+    noise *= jax.random.bernoulli(k_on, settings.background_probability, (n, 1))
+    level_db = jax.random.uniform(
+        k_level, (n, 1), minval=settings.background_min_db, maxval=settings.background_max_db
+    )
+    return audio + noise * jnp.sqrt(mean_power(audio, mask) * 10.0 ** (level_db / 10.0))
+
+
 def random_noise(
     key: jax.Array, bank: Bank, palette: Palette, n: int, samples: int, settings: Augment
 ) -> jax.Array:
@@ -368,10 +388,11 @@ def make_windows(
     window_samples: int,
     sample_rate_hz: int,
     n_classes: int,
+    n_words: int,
     unknown: int,
     silence: int,
     settings: Augment,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Turn clip numbers into augmented windows with soft labels.
 
     Args:
@@ -382,15 +403,17 @@ def make_windows(
         window_samples: Length of the model's window.
         sample_rate_hz: The model's rate.
         n_classes: Number of classes.
+        n_words: Number of different words.
         unknown: Class of cut words.
         silence: Class without a word.
         settings: Strengths.
 
     Returns:
-        ``(audio [batch, window_samples] float32 in [-1, 1], labels [batch, n_classes])``.
+        ``(audio [batch, window_samples] float32 in [-1, 1], labels [batch, n_classes],
+        words [batch, n_words])``; cut words have an all-zero row in ``words``.
     """
     n = clip.shape[0]
-    keys = jax.random.split(key, 11)
+    keys = jax.random.split(key, 12)
     label = bank.label[clip]
     is_silence = label == silence
     cut = jax.random.bernoulli(keys[0], settings.cut_probability, (n,)) & ~is_silence
@@ -399,6 +422,7 @@ def make_windows(
     )
     audio = cut_windows(bank, clip, place, window_samples)
     mask = inside_clip(place, window_samples)
+    audio = add_background(keys[11], audio, mask, palette.colours, settings)
     audio = add_clicks(keys[10], audio, sample_rate_hz, settings)
     audio = filter_and_reverberate(keys[2], audio, palette.rooms, settings)
 
@@ -419,16 +443,18 @@ def make_windows(
 
     target = jnp.where(cut, unknown, label)
     labels = jax.nn.one_hot(target, n_classes)
+    words = jax.nn.one_hot(bank.word[clip], n_words) * ~cut[:, None]
     k_share, k_on = jax.random.split(keys[8])
     share = jax.random.uniform(k_share, (n, 1), maxval=settings.mixup_max)
     share *= jax.random.bernoulli(k_on, settings.mixup_probability, (n, 1))
     audio = (1 - share) * audio + share * jnp.roll(audio, 1, axis=0)
     labels = (1 - share) * labels + share * jnp.roll(labels, 1, axis=0)
+    words = (1 - share) * words + share * jnp.roll(words, 1, axis=0)
 
     gain_db = jax.random.uniform(
         keys[9], (n, 1), minval=settings.gain_min_db, maxval=settings.gain_max_db
     )
-    return jnp.clip(audio * 10.0 ** (gain_db / 20.0), -1.0, 1.0), labels
+    return jnp.clip(audio * 10.0 ** (gain_db / 20.0), -1.0, 1.0), labels, words
 
 
 def warp_mel_axis(mel: jax.Array, centres_hz: jax.Array, factor: jax.Array) -> jax.Array:

@@ -41,7 +41,11 @@ Relabel = Callable[[ManifestRow], str | None]
 """Gives a row's label in a recipe; None leaves the clip out."""
 
 
-def keep_label(row: ManifestRow) -> str | None:
+Spelling = Callable[[ManifestRow], str]
+"""Gives what is really said in a row's clip, finer than its label."""
+
+
+def keep_label(row: ManifestRow) -> str:
     """Use the manifest's own label."""
     return row.label
 
@@ -55,6 +59,7 @@ class Source:
     folder: str
     """Folder with ``manifest.csv``, relative to the data root (rendered: to the work folder)."""
     relabel: Relabel = keep_label
+    spell: Spelling = keep_label
     weight: float = 1.0
     """How often a clip is drawn, relative to clips of the same label in other sources."""
     rendered: bool = False
@@ -77,10 +82,12 @@ class Clips:
         length: ``[clips]`` int64, samples of each clip.
         active: ``[clips, 2]`` int64, where in the clip something is heard (start, end).
         label: ``[clips]`` int32, index into ``labels``.
+        word: ``[clips]`` int32, index into ``words``.
         source: ``[clips]`` int32, index into ``sources``.
         group: ``[clips]`` str, prefixed by the source's name.
         path: ``[clips]`` str, for messages and error lists.
         labels: Label names in the model's order.
+        words: What is said in the clips, sorted: finer than the labels.
         sources: The recipe's sources.
         sample_rate_hz: Rate of ``audio``.
     """
@@ -90,10 +97,12 @@ class Clips:
     length: NDArray[np.int64]
     active: NDArray[np.int64]
     label: NDArray[np.int32]
+    word: NDArray[np.int32]
     source: NDArray[np.int32]
     group: NDArray[np.str_]
     path: NDArray[np.str_]
     labels: tuple[str, ...]
+    words: tuple[str, ...]
     sources: tuple[Source, ...]
     sample_rate_hz: int
 
@@ -115,6 +124,7 @@ class Clips:
             length=length,
             active=self.active[index],
             label=self.label[index],
+            word=self.word[index],
             source=self.source[index],
             group=self.group[index],
             path=self.path[index],
@@ -256,16 +266,19 @@ def load_clips(
                     f"{folder / row.path}: label {name!r} is none of {', '.join(labels)}; "
                     f"map or drop it in the recipe's source {source.name!r}"
                 )
+        words = sorted({source.spell(row) for row in rows})
         clips = Clips(
             audio=audio,
             start=np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64),
             length=length,
             active=active,
             label=np.array([order.get(name or "", 0) for name in names], np.int32),
+            word=np.array([words.index(source.spell(row)) for row in rows], np.int32),
             source=np.full(len(rows), number, np.int32),
             group=np.array([f"{source.name}/{row.group}" for row in rows], dtype=np.str_),
             path=np.array([str(folder / row.path) for row in rows], dtype=np.str_),
             labels=tuple(labels),
+            words=tuple(words),
             sources=tuple(sources),
             sample_rate_hz=sample_rate_hz,
         )
@@ -274,6 +287,8 @@ def load_clips(
 
 
 def _join(parts: Sequence[Clips]) -> Clips:
+    spellings = np.concatenate([np.array(p.words, np.str_)[p.word] for p in parts])
+    words, word = np.unique(spellings, return_inverse=True)
     shifts = np.concatenate([[0], np.cumsum([len(p.audio) for p in parts])[:-1]])
     return replace(
         parts[0],
@@ -282,6 +297,8 @@ def _join(parts: Sequence[Clips]) -> Clips:
         length=np.concatenate([p.length for p in parts]),
         active=np.concatenate([p.active for p in parts]),
         label=np.concatenate([p.label for p in parts]),
+        word=word.astype(np.int32),
+        words=tuple(words.tolist()),
         source=np.concatenate([p.source for p in parts]),
         group=np.concatenate([p.group for p in parts]),
         path=np.concatenate([p.path for p in parts]),

@@ -53,6 +53,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     """Recall of each class among the clips of sources that are not scored."""
     false_words: float | None
     """Share of unknown and silence clips (all sources) that are taken for a word, clean."""
+    temperature: float = 1.0
+    """What the logits have to be divided by so that probabilities mean what they say."""
 
     def at(self, snr_db: int) -> float:
         """Return the accuracy at an SNR, mean over the kinds of noise."""
@@ -145,6 +147,28 @@ def count_confusions(
     return table
 
 
+def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.integer]) -> float:
+    """Return the temperature that makes probabilities most likely, in 0.2 to 5.
+
+    Args:
+        probabilities: ``[clips, classes]`` at temperature 1, from clips not trained on.
+        truth: ``[clips]`` class indices.
+
+    References:
+        Guo et al., "On calibration of modern neural networks", arXiv 1706.04599.
+    """
+    logits = np.log(np.maximum(probabilities, 1e-30)).astype(np.float64)
+    temperatures = np.geomspace(0.2, 5.0, 161)
+
+    def loss(temperature: float) -> float:
+        scaled = logits / temperature
+        top = scaled.max(axis=1, keepdims=True)
+        total = top[:, 0] + np.log(np.exp(scaled - top).sum(axis=1))
+        return float((total - scaled[np.arange(len(truth)), truth]).mean())
+
+    return float(round(min(temperatures, key=loss), 3))
+
+
 def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
     """Measure a checkpoint on clips.
 
@@ -169,7 +193,8 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
         raise DataError("nothing to evaluate on: no clip of a scored source is held out")
     classify = Classify(checkpoint)
     windows = centre_in_windows(clips, classify.window_samples)
-    guess = classify(windows).argmax(axis=1)
+    probabilities = classify(windows)
+    guess = probabilities.argmax(axis=1)
     hit = guess == clips.label
 
     nothing = [labels.index(name) for name in checkpoint.header.unknown_labels]
@@ -203,6 +228,9 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
         false_words=(
             float((~np.isin(guess[not_a_word], nothing)).mean()) if not_a_word.any() else None
         ),
+        temperature=round(
+            checkpoint.header.temperature * fit_temperature(probabilities, clips.label), 3
+        ),
     )
 
 
@@ -230,6 +258,7 @@ def pool(scores: Sequence[Scores], name: str) -> Scores:
             for label in sorted(others, key=first.labels.index)
         },
         false_words=mean(false_words) if false_words else None,
+        temperature=round(float(np.exp(mean([np.log(s.temperature) for s in scores]))), 3),
     )
 
 

@@ -65,7 +65,13 @@ def summarise(scores: Scores) -> dict[str, Any]:
 
 
 def export(run: Path, out: Path, scores: Scores | None) -> None:
-    """Copy a run's model to ``out``, with measured scores in its header.
+    """Copy a run's model to ``out``, with measured scores and temperature in its header.
+
+    Args:
+        run: Folder of a finished training.
+        out: The file to write.
+        scores: Measured on clips that were held out, if need be from another training by the
+            same recipe; None leaves the header as it is.
 
     Raises:
         RunError: If the run has no finished model.
@@ -80,5 +86,7 @@ def export(run: Path, out: Path, scores: Scores | None) -> None:
             raise RunError(
                 f"the scores are of labels {scores.labels}, the model has {header.labels}"
             )
-        header = msgspec.structs.replace(header, metrics=summarise(scores))
+        header = msgspec.structs.replace(
+            header, metrics=summarise(scores), temperature=scores.temperature
+        )
     save_checkpoint(out, checkpoint.model, header)

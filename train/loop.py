@@ -32,12 +32,30 @@ from train.recipes import Recipe
 
 Report = Callable[[str], None]
 
+_WORD_DROPOUT = 0.2
+
+
+class WordHead(NamedTuple):
+    """A second dense layer on the pooled trunk outputs, for training only.
+
+    It names every word that is said, also those the model calls unknown: the trunk then learns
+    from all speakers how words differ, which a few digit speakers alone do not teach.
+    """
+
+    kernel: jax.Array
+    bias: jax.Array
+
+    def __call__(self, pooled: jax.Array) -> jax.Array:
+        """Map ``[batch, features]`` to logits ``[batch, words]``."""
+        return pooled @ self.kernel + self.bias
+
 
 class TrainState(NamedTuple):
     """Everything that a training carries from step to step, as plain arrays."""
 
     step: jax.Array
     params: Any
+    """(model weights, `WordHead`)."""
     stats: Any
     """Running statistics of the batch norms."""
     optimizer: Any
@@ -55,6 +73,8 @@ class Network:
     graph: Any
     rest: Any
     window_samples: int
+    features: int
+    """Width of a trunk output."""
     front_end: FrontEnd
 
     def join(self, params: Any, stats: Any) -> Classifier:
@@ -74,7 +94,8 @@ def take_apart(recipe: Recipe) -> tuple[Network, Any, Any]:
     )
     graph, params, stats, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     window_samples = recipe.front_end.samples_for(model.window_frames)
-    return Network(graph, rest, window_samples, recipe.front_end), params, stats
+    network = Network(graph, rest, window_samples, model.features, recipe.front_end)
+    return network, params, stats
 
 
 def mel_centres_hz(front_end: FrontEnd) -> jax.Array:
@@ -100,6 +121,7 @@ def to_bank(clips: Clips) -> Bank:
         length=jnp.array(clips.length, jnp.int32),
         active=jnp.array(clips.active, jnp.int32),
         label=jnp.array(clips.label, jnp.int32),
+        word=jnp.array(clips.word, jnp.int32),
     )
 
 
@@ -132,21 +154,33 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def make_step(
-    recipe: Recipe, network: Network, optimizer: optax.GradientTransformation
+    recipe: Recipe, network: Network, optimizer: optax.GradientTransformation, n_words: int
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
     """Return the compiled step ``(state, bank, palette, chances) -> (state, loss)``."""
     n_classes = len(recipe.labels)
     centres_hz = mel_centres_hz(recipe.front_end)
     base_key = jax.random.key(recipe.seed)
 
-    def loss_of(params: Any, stats: Any, mel: jax.Array, labels: jax.Array, key: jax.Array):
-        model = network.join(params, stats)
+    def loss_of(
+        params: tuple[Any, WordHead],
+        stats: Any,
+        mel: jax.Array,
+        labels: jax.Array,
+        words: jax.Array,
+        key: jax.Array,
+    ) -> tuple[jax.Array, Any]:
+        weights, word_head = params
+        model = network.join(weights, stats)
         model.train()
-        nnx.reseed(model, params=key, dropout=key, default=key)
-        logits = model(mel)
+        k_model, k_words = jax.random.split(key)
+        nnx.reseed(model, params=k_model, dropout=k_model, default=k_model)
+        vectors = model.trunk(mel)[:, :, 0]
         smooth = optax.smooth_labels(labels, recipe.label_smoothing)
-        loss = optax.softmax_cross_entropy(logits, smooth).mean()
-        return loss, nnx.state(model, nnx.BatchStat)
+        loss = optax.softmax_cross_entropy(model.head(vectors), smooth).mean()
+        keep = jax.random.bernoulli(k_words, 1 - _WORD_DROPOUT, (mel.shape[0], network.features))
+        pooled = vectors.mean(axis=1) * keep / (1 - _WORD_DROPOUT)
+        word_loss = optax.softmax_cross_entropy(word_head(pooled), words).mean()
+        return loss + recipe.word_weight * word_loss, nnx.state(model, nnx.BatchStat)
 
     @partial(jax.jit, donate_argnums=0)
     def step(
@@ -156,7 +190,7 @@ def make_step(
         k_draw, k_windows, k_mel, k_dropout = jax.random.split(key, 4)
         drawn = jax.random.uniform(k_draw, (recipe.batch_size // recipe.views,))
         clip = jnp.minimum(jnp.searchsorted(chances, drawn), chances.shape[0] - 1)
-        audio, labels = make_windows(
+        audio, labels, words = make_windows(
             k_windows,
             bank,
             clip,
@@ -164,22 +198,23 @@ def make_step(
             window_samples=network.window_samples,
             sample_rate_hz=recipe.front_end.sample_rate_hz,
             n_classes=n_classes,
+            n_words=n_words,
             unknown=recipe.labels.index(recipe.unknown),
             silence=recipe.labels.index(recipe.silence),
             settings=recipe.augment,
         )
         views = jnp.tile(log_mel(audio, recipe.front_end), (recipe.views, 1, 1))
-        labels = jnp.tile(labels, (recipe.views, 1))
+        labels, words = (jnp.tile(soft, (recipe.views, 1)) for soft in (labels, words))
         mel = augment_mel(k_mel, views, centres_hz, recipe.augment)
         (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, state.stats, mel, labels, k_dropout
+            state.params, state.stats, mel, labels, words, k_dropout
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         # Early averages forget fast, or the random start would linger in them.
         decay = jnp.minimum(recipe.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         average = jax.tree.map(
-            lambda old, new: decay * old + (1 - decay) * new, state.average, (params, stats)
+            lambda old, new: decay * old + (1 - decay) * new, state.average, (params[0], stats)
         )
         return (
             state._replace(
@@ -218,17 +253,22 @@ def make_predict(network: Network) -> Callable[[Any, Any, NDArray[np.float32]], 
     return predict
 
 
-def start_state(recipe: Recipe, params: Any, stats: Any) -> TrainState:
+def start_state(
+    recipe: Recipe, network: Network, params: Any, stats: Any, n_words: int
+) -> TrainState:
     """Return the state before the first step."""
 
     def copy(tree: Any) -> Any:
         return jax.tree.map(jnp.array, tree)
 
+    kernel = jax.random.normal(jax.random.key(recipe.seed), (network.features, n_words))
+    word_head = WordHead(kernel * network.features**-0.5, jnp.zeros((n_words,)))
+    both = (copy(params), word_head)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=copy(params),
+        params=both,
         stats=copy(stats),
-        optimizer=make_optimizer(recipe).init(params),
+        optimizer=make_optimizer(recipe).init(both),
         average=(copy(params), copy(stats)),
         best=(copy(params), copy(stats)),
         best_accuracy=jnp.full((), -1.0),
@@ -320,12 +360,13 @@ def fit(
         recipe.front_end.sample_rate_hz,
         recipe.augment,
     )
-    step = make_step(recipe, network, make_optimizer(recipe))
+    n_words = len(train.words)
+    step = make_step(recipe, network, make_optimizer(recipe), n_words)
     predict = make_predict(network)
     windows = centre_in_windows(validation, network.window_samples)
 
     snapshots = Snapshots(run / "snapshots")
-    fresh = start_state(recipe, params, stats)
+    fresh = start_state(recipe, network, params, stats, n_words)
     state = snapshots.restore(fresh) or fresh
     first = int(state.step) // recipe.steps_per_epoch
     if first:

@@ -100,6 +100,8 @@ def write_report(scores: Scores, command: str, folder: Path, folds: Sequence[Sco
         "",
         *_noise_table(scores),
         "",
+        f"Temperature that calibrates the probabilities on these clips: {scores.temperature:g}.",
+        "",
     ]
     if folds:
         at_db = " | ".join(f"{db} dB" for db in SNRS_DB)

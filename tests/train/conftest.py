@@ -1,8 +1,10 @@
 """A small tree of clips whose classes are chirps: real decoding, real training, seconds."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import soundfile as sf
@@ -40,6 +42,14 @@ def write_tree(folder: Path, labels: tuple[str, ...], speakers: int, takes: int)
                     sf.write(folder / path, chirp(label, speaker, take), RATE_HZ)
                     writer.writerow((path, label, "train", f"speaker{speaker}"))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compile each training step once in the session: several tests train the same network."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from train.augment import (
     Bank,
     Placement,
     add_at_snr,
+    add_background,
     add_clicks,
     augment_mel,
     coloured_noise,
@@ -49,6 +50,7 @@ def windows(bank: Bank, key: jax.Array, settings: Augment, clip: jax.Array) -> t
         window_samples=WINDOW,
         sample_rate_hz=RATE_HZ,
         n_classes=4,
+        n_words=4,
         unknown=UNKNOWN,
         silence=SILENCE,
         settings=settings,
@@ -59,6 +61,7 @@ QUIET = Augment(
     cut_probability=0.0,
     trim_probability=0.0,
     speed_range=0.0,
+    background_probability=0.0,
     noise_probability=0.0,
     filter_probability=0.0,
     reverb_probability=0.0,
@@ -83,7 +86,7 @@ def test_same_key_same_batch(bank: Bank) -> None:
 
 
 def test_everything_off_is_the_clip_itself(bank: Bank, clips: Clips) -> None:
-    audio, labels = windows(bank, jax.random.key(0), QUIET, jnp.arange(8))
+    audio, labels, _ = windows(bank, jax.random.key(0), QUIET, jnp.arange(8))
     for i in range(8):
         clip = clips.audio[clips.start[i] : clips.start[i] + clips.length[i]] / 32768
         begins = [int(np.flatnonzero(np.abs(x) > 1e-3)[0]) for x in (np.asarray(audio[i]), clip)]
@@ -94,7 +97,7 @@ def test_everything_off_is_the_clip_itself(bank: Bank, clips: Clips) -> None:
 
 def test_cut_at_whole_samples_is_exact(bank: Bank, clips: Clips) -> None:
     one = jnp.ones(1)
-    place = Placement(100 * one, one, 0 * one, clips.length[:1] * one)
+    place = Placement(100 * one, one, 0 * one, jnp.array(clips.length[:1]) * one)
     audio = cut_windows(bank, jnp.array([0]), place, WINDOW)
     clip = clips.audio[: clips.length[0]] / np.float32(32768)
     np.testing.assert_allclose(audio[0, 100 : 100 + len(clip)], clip, atol=1e-6)
@@ -136,9 +139,10 @@ def test_placed_words_are_inside_and_cut_words_are_not(bank: Bank) -> None:
 def test_cut_words_become_unknown(bank: Bank, clips: Clips) -> None:
     settings = Augment(cut_probability=1.0, mixup_probability=0.0)
     clip = jnp.arange(len(clips))
-    _, labels = windows(bank, jax.random.key(0), settings, clip)
+    _, labels, words = windows(bank, jax.random.key(0), settings, clip)
     expected = np.where(clips.label == SILENCE, SILENCE, UNKNOWN)
     np.testing.assert_array_equal(labels.argmax(axis=1), expected)
+    np.testing.assert_array_equal(words.sum(axis=1), clips.label == SILENCE)
 
 
 @pytest.mark.parametrize("snr_db", [-3.0, 0.0, 10.0, 20.0])
@@ -165,10 +169,22 @@ def test_noise_has_its_colour(exponent: float) -> None:
 
 def test_mixup_mixes_labels_with_the_audio(bank: Bank) -> None:
     settings = Augment(mixup_probability=1.0, mixup_max=0.4, cut_probability=0.0)
-    _, labels = windows(bank, jax.random.key(0), settings, jnp.arange(48))
+    _, labels, _ = windows(bank, jax.random.key(0), settings, jnp.arange(48))
     np.testing.assert_allclose(labels.sum(axis=1), 1.0, rtol=1e-5)
     assert float(labels.max(axis=1).min()) >= 0.6 - 1e-6
     assert bool(((labels > 0).sum(axis=1) == 2).any())
+
+
+def test_background_ends_with_the_recording() -> None:
+    mask = jnp.zeros((8, 2_000)).at[:, 500:1_500].set(1.0)
+    audio = 0.1 * mask
+    colours = coloured_noise(jax.random.key(0), jnp.linspace(0, 2, 4), 8_000)
+    settings = Augment(background_probability=1.0, background_min_db=-30.0, background_max_db=-20.0)
+    added = add_background(jax.random.key(1), audio, mask, colours, settings) - audio
+    assert float(jnp.abs(added * (1 - mask)).max()) == 0.0
+    # A stretch of brown noise is louder or softer than the noise it is cut from.
+    below_db = 10 * jnp.log10(mean_power(added, mask) / mean_power(audio, mask))
+    assert -36 < float(below_db.min()) < float(below_db.max()) < -14
 
 
 def test_clicks_are_short_and_below_the_peak() -> None:

@@ -79,10 +79,12 @@ def test_centred_windows() -> None:
             length=np.array([samples]),
             active=np.array([[0, samples]]),
             label=np.zeros(1, np.int32),
+            word=np.zeros(1, np.int32),
             source=np.zeros(1, np.int32),
             group=np.array(["a"]),
             path=np.array(["a"]),
             labels=("a",),
+            words=("a",),
             sources=(),
             sample_rate_hz=8_000,
         )

@@ -13,6 +13,7 @@ from train.evaluate import (
     Scores,
     clip_power,
     count_confusions,
+    fit_temperature,
     make_noise,
     pool,
     read_scores,
@@ -98,3 +99,14 @@ def test_evaluation_noise_has_unit_power_and_never_changes(kind: str) -> None:
 def test_clip_power_is_the_mean_square(clips: Clips) -> None:
     first = clips.audio[: clips.length[0]].astype(float) / 32768
     assert clip_power(clips)[0] == pytest.approx(np.mean(first**2), rel=1e-5)
+
+
+def test_temperature_undoes_what_was_done_to_the_logits() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (4_000, 5))
+    truth = np.array([rng.choice(5, p=row / row.sum()) for row in np.exp(logits)])
+    for wrong in (0.5, 1.0, 2.0):
+        scaled = np.exp(logits / wrong)
+        probabilities = (scaled / scaled.sum(axis=1, keepdims=True)).astype(np.float32)
+        # Logits divided by ``wrong`` have to be multiplied by it again.
+        assert fit_temperature(probabilities, truth) == pytest.approx(1 / wrong, rel=0.06)

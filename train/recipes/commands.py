@@ -1,13 +1,15 @@
 """Ten command words: ``python -m train fit commands``.
 
-Run time: about 8 minutes on two CPU cores. See docs/reports/commands for what it scores.
+Run time: 29 minutes on two cores that ran other jobs besides; about 10 alone. Expected of
+``--fold 0`` (72 held-out groups, argmax over all 12 classes): 91.9 % clean, 88.6 % at 10 dB in
+white and pink noise, 85.1 % with babble counted in.
 """
 
 from streamcls.features import FrontEnd
 from train.augment import Augment
 from train.data import ManifestRow, Source
 from train.recipes import Recipe, Synthesis
-from train.recipes.digits import NON_WORDS
+from train.recipes.digits import NON_WORDS, spoken_word
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 OTHER_WORDS = (
@@ -35,7 +37,9 @@ def recipe() -> Recipe:
         unknown="unknown",
         silence="silence",
         sources=(
-            Source("speech_commands", "speech_commands", always_trained=("noise",)),
+            Source(
+                "speech_commands", "speech_commands", spell=spoken_word, always_trained=("noise",)
+            ),
             Source(
                 "synthetic",
                 "synth/commands",
@@ -56,7 +60,16 @@ def recipe() -> Recipe:
         front_end=FrontEnd(),
         architecture="tc_resnet_8",
         model={"width": 3.0},
-        augment=Augment(babble_probability=0.15, snr_min_db=0.0, snr_max_db=35.0),
+        augment=Augment(
+            speed_range=0.12,
+            background_probability=0.0,
+            babble_probability=0.15,
+            snr_min_db=0.0,
+            snr_max_db=35.0,
+        ),
+        epochs=80,
+        # 190 speakers say every word here: what the digits borrow is not needed.
+        word_weight=0.0,
         licence=(
             "Speech Commands v0.02, CC BY 4.0, Pete Warden/Google; ESC-10, CC BY 3.0, K. J. Piczak"
         ),

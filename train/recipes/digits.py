@@ -16,11 +16,17 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 NON_WORDS = ("rain", "sea_waves", "helicopter", "chainsaw", "fire_crackling", "clock_tick")
 
 
+def spoken_word(row: ManifestRow) -> str:
+    """Return the word said in a Speech Commands clip; of ``unknown`` it is in the file's name."""
+    name = row.path.rsplit("/", 1)[-1]
+    return name.split("_", 1)[0] if row.label == "unknown" else row.label
+
+
 def _commands_as_digits(row: ManifestRow) -> str | None:
-    """Digit words keep their name (it is in the file's name), all other words are unknown."""
+    """Digit words are digits, all other words are unknown."""
     if row.label == "silence":
         return "silence"
-    word = row.path.rsplit("/", 1)[-1].split("_", 1)[0] if row.label == "unknown" else row.label
+    word = spoken_word(row)
     return word if word in DIGITS else "unknown"
 
 
@@ -46,6 +52,7 @@ def recipe() -> Recipe:
                 "speech_commands",
                 "speech_commands",
                 relabel=_commands_as_digits,
+                spell=spoken_word,
                 weight=10.0,
                 scored=False,
                 always_trained=("noise",),
