@@ -52,6 +52,15 @@ class Augment:
     filter_probability: float = 0.5
     filter_db: float = 9.0
     """Standard deviation-like range of the random equaliser, over six smooth bands."""
+    tilt_probability: float = 0.7
+    tilt_db: float = 6.0
+    """Steepest random slope of the spectrum per octave, up or down: microphones and voices."""
+    band_probability: float = 0.4
+    """Share of examples that lose their highs, and share that lose their lows."""
+    low_pass_min: float = 0.4
+    """Lowest random upper band edge, as a share of half the sample rate."""
+    high_pass_max_hz: float = 350.0
+    """Highest random lower band edge."""
     reverb_probability: float = 0.3
     reverb_max_s: float = 0.4
     """Longest RT60 of the synthetic room."""
@@ -274,30 +283,54 @@ def add_at_snr(
     return signal + noise * jnp.sqrt(wanted / (mean_power(noise) + _TINY))
 
 
-def filter_and_reverberate(
-    key: jax.Array, audio: jax.Array, rooms: jax.Array, settings: Augment
+def random_microphone(
+    key: jax.Array, n: int, n_bins: int, sample_rate_hz: int, settings: Augment
 ) -> jax.Array:
-    """Apply a random smooth equaliser and a random synthetic room to some examples.
+    """Return random amplitude responses ``[n, n_bins]``: equaliser, slope and band edges."""
+    keys = jax.random.split(key, 8)
+    # Gains at points equally spaced on a logarithmic frequency axis, straight lines between.
+    gains_db = settings.filter_db * jax.random.uniform(
+        keys[0], (n, _N_EQ_POINTS), minval=-1.0, maxval=1.0
+    )
+    gains_db *= jax.random.bernoulli(keys[1], settings.filter_probability, (n, 1))
+    share = jnp.arange(n_bins) / (n_bins - 1)
+    octave = jnp.log2(jnp.maximum(share, 2.0**-_N_EQ_POINTS))
+    at = jnp.maximum(octave + _N_EQ_POINTS - 1.0, 0.0)
+    hat = jnp.maximum(0.0, 1.0 - jnp.abs(at[None] - jnp.arange(_N_EQ_POINTS)[:, None]))
+    slope_db = settings.tilt_db * jax.random.uniform(keys[2], (n, 1), minval=-1.0, maxval=1.0)
+    slope_db *= jax.random.bernoulli(keys[3], settings.tilt_probability, (n, 1))
+    # The slope turns about two octaves below the upper end, where speech is strong.
+    response = 10.0 ** ((gains_db @ hat + slope_db * (octave + 2.0)[None]) / 20.0)
+    upper = jax.random.uniform(keys[4], (n, 1), minval=settings.low_pass_min, maxval=1.0)
+    low_pass = 1.0 / (1.0 + (share[None] / upper) ** 10)
+    response *= jnp.where(
+        jax.random.bernoulli(keys[5], settings.band_probability, (n, 1)), low_pass, 1.0
+    )
+    lower_hz = jax.random.uniform(keys[6], (n, 1), minval=40.0, maxval=settings.high_pass_max_hz)
+    ratio = share[None] * (sample_rate_hz / 2) / lower_hz
+    high_pass = ratio**4 / (1.0 + ratio**4)
+    return response * jnp.where(
+        jax.random.bernoulli(keys[7], settings.band_probability, (n, 1)), high_pass, 1.0
+    )
+
+
+def filter_and_reverberate(
+    key: jax.Array, audio: jax.Array, rooms: jax.Array, sample_rate_hz: int, settings: Augment
+) -> jax.Array:
+    """Apply a random microphone and, to some examples, a random synthetic room.
 
     Args:
         key: PRNG key.
         audio: ``[batch, samples]``.
         rooms: ``[rooms, bins]`` complex, see `Palette`.
+        sample_rate_hz: Rate of the audio.
         settings: Strengths.
     """
     n, samples = audio.shape
     n_bins = rooms.shape[1]
     n_fft = 2 * (n_bins - 1)
-    k_eq, k_eq_on, k_room, k_wet, k_room_on = jax.random.split(key, 5)
-    # Gains at points equally spaced on a logarithmic frequency axis, straight lines between.
-    gains_db = settings.filter_db * jax.random.uniform(
-        k_eq, (n, _N_EQ_POINTS), minval=-1.0, maxval=1.0
-    )
-    gains_db *= jax.random.bernoulli(k_eq_on, settings.filter_probability, (n, 1))
-    octave = jnp.log2(jnp.maximum(jnp.arange(n_bins) / (n_bins - 1), 2.0**-_N_EQ_POINTS))
-    at = jnp.maximum(octave + _N_EQ_POINTS - 1.0, 0.0)
-    hat = jnp.maximum(0.0, 1.0 - jnp.abs(at[None] - jnp.arange(_N_EQ_POINTS)[:, None]))
-    response = 10.0 ** (gains_db @ hat / 20.0)
+    k_microphone, k_room, k_wet, k_room_on = jax.random.split(key, 4)
+    response = random_microphone(k_microphone, n, n_bins, sample_rate_hz, settings)
     wet = jax.random.uniform(k_wet, (n, 1), minval=0.1, maxval=0.9)
     wet *= jax.random.bernoulli(k_room_on, settings.reverb_probability, (n, 1))
     room = rooms[jax.random.randint(k_room, (n,), 0, rooms.shape[0])]
@@ -424,7 +457,7 @@ def make_windows(
     mask = inside_clip(place, window_samples)
     audio = add_background(keys[11], audio, mask, palette.colours, settings)
     audio = add_clicks(keys[10], audio, sample_rate_hz, settings)
-    audio = filter_and_reverberate(keys[2], audio, palette.rooms, settings)
+    audio = filter_and_reverberate(keys[2], audio, palette.rooms, sample_rate_hz, settings)
 
     noise = random_noise(keys[3], bank, palette, n, window_samples, settings)
     snr_db = jax.random.uniform(

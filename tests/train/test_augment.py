@@ -1,5 +1,6 @@
 """Augmentation: reproducible, and each effect does what it says."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -23,6 +24,7 @@ from train.augment import (
     mask_frames_and_mels,
     mean_power,
     place_at_random,
+    random_microphone,
     warp_mel_axis,
 )
 from train.data import Clips
@@ -64,6 +66,8 @@ QUIET = Augment(
     background_probability=0.0,
     noise_probability=0.0,
     filter_probability=0.0,
+    tilt_probability=0.0,
+    band_probability=0.0,
     reverb_probability=0.0,
     click_probability=0.0,
     gain_min_db=0.0,
@@ -185,6 +189,26 @@ def test_background_ends_with_the_recording() -> None:
     # A stretch of brown noise is louder or softer than the noise it is cut from.
     below_db = 10 * jnp.log10(mean_power(added, mask) / mean_power(audio, mask))
     assert -36 < float(below_db.min()) < float(below_db.max()) < -14
+
+
+def test_microphones_stay_within_their_limits() -> None:
+    neutral = Augment(filter_probability=0.0, tilt_probability=0.0, band_probability=0.0)
+    flat = random_microphone(jax.random.key(0), 4, 513, RATE_HZ, neutral)
+    np.testing.assert_allclose(flat, 1.0)
+
+    sloped = replace(neutral, tilt_probability=1.0, tilt_db=6.0)
+    response_db = 20 * jnp.log10(random_microphone(jax.random.key(0), 64, 513, RATE_HZ, sloped))
+    per_octave_db = response_db[:, 512] - response_db[:, 256]
+    assert -6 <= float(per_octave_db.min()) < -4
+    assert 4 < float(per_octave_db.max()) <= 6
+    np.testing.assert_allclose(response_db[:, 128], 0.0, atol=1e-4)
+
+    banded = replace(neutral, band_probability=1.0, low_pass_min=0.4)
+    response = random_microphone(jax.random.key(0), 64, 513, RATE_HZ, banded)
+    assert float(response[:, 0].max()) == 0.0
+    assert float(response.max()) <= 1.0
+    # 1 kHz lies between every pair of edges (350 Hz and 1.6 kHz at the narrowest).
+    assert float(response[:, 128].min()) > 0.95
 
 
 def test_clicks_are_short_and_below_the_peak() -> None:

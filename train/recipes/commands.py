@@ -1,6 +1,6 @@
 """Ten command words: ``python -m train fit commands``.
 
-Run time: 29 minutes on two cores that ran other jobs besides; about 10 alone. Expected of
+Run time: 27 minutes on two cores that ran other jobs besides; about 10 alone. Expected of
 ``--fold 0`` (72 held-out groups, argmax over all 12 classes): 91.9 % clean, 88.6 % at 10 dB in
 white and pink noise, 85.1 % with babble counted in.
 """
@@ -48,7 +48,7 @@ def recipe() -> Recipe:
                 rendered=True,
                 train_only=True,
             ),
-            Source("environment", "esc10", relabel=_environment),
+            Source("environment", "esc10", relabel=_environment, scored=False),
         ),
         synthesis=(
             Synthesis("synth/commands", COMMANDS, renderings=80),
@@ -63,6 +63,8 @@ def recipe() -> Recipe:
         augment=Augment(
             speed_range=0.12,
             background_probability=0.0,
+            tilt_probability=0.0,
+            band_probability=0.0,
             babble_probability=0.15,
             snr_min_db=0.0,
             snr_max_db=35.0,
