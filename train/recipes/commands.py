@@ -69,8 +69,6 @@ def recipe() -> Recipe:
             babble_probability=0.15,
             snr_min_db=0.0,
             snr_max_db=35.0,
-            tilt_probability=0.0,
-            band_probability=0.0,
         ),
         epochs=80,
         # 190 speakers say every word here: what the digits borrow is not needed.
