@@ -30,7 +30,7 @@ def measure(model: str, n_streams: int, duration_s: float, hop_ms: float) -> dic
         audio = np.random.default_rng(0).normal(0, 0.05, int(16_000 * duration_s))
         soundfile.write(folder / "noise.wav", audio, 16_000, subtype="PCM_16")
         lines = [f'model = "{model}"', "[inference]", f"hop_ms = {hop_ms}"]
-        lines += [f"max_streams = {n_streams}", "[publish]"]
+        lines += [f"max_streams = {n_streams}", "[publish]", "wait_for_subscriber_s = 30"]
         lines += [f'endpoint = "ipc://{folder}/p"', f'control = "ipc://{folder}/c"']
         for index in range(n_streams):
             lines += [f"[streams.s{index}]", f'source = "file:{folder}/noise.wav"']

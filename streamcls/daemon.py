@@ -166,7 +166,15 @@ class Daemon:
             executor, self._wake, self._roster.take_prediction, self._roster.take_end
         )
         self._engine.start()
+        self._wait_for_subscriber()
         self._roster.start(self._engine, self._ingest)
+
+    def _wait_for_subscriber(self) -> None:
+        """Hold a file that is read at full speed until somebody listens, if configured."""
+        give_up_s = time.monotonic() + self._config.publish.wait_for_subscriber_s
+        while (left_s := give_up_s - time.monotonic()) > 0 and not self._stopping.is_set():
+            if self._publisher.wait_for_subscriber(min(left_s, _WATCH_PERIOD_S)):
+                return
 
     def serve(self, notifier: Notifier) -> None:
         """Watch over the stages until something asks to stop or every source has ended.

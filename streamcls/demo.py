@@ -68,6 +68,7 @@ def _start_daemon(folder: str, summary_path: Path) -> Iterator[subprocess.Popen[
     command += ["--model", MODEL, "--hop-ms", str(HOP_MS)]
     command += ["--set", f"streams.{STREAM}.source=file:{_RECORDINGS / 'demo.flac'}"]
     command += ["--endpoint", f"ipc://{folder}/predictions", "--control", f"ipc://{folder}/control"]
+    command += ["--set", "publish.wait_for_subscriber_s=10"]
     command += ["--set", "inference.max_streams=1", "--set", "log.level=warning"]
     command += ["--summary-json", str(summary_path)]
     process = subprocess.Popen(command)

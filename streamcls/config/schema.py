@@ -104,6 +104,10 @@ class PublishConfig:
     insecure: Annotated[
         bool, Meta(description="Allow sockets without keys that other machines can reach.")
     ] = False
+    wait_for_subscriber_s: Annotated[
+        float,
+        Meta(ge=0, le=3_600, description="Before capture, wait so long for a first subscriber."),
+    ] = 0.0
     journal_messages: Annotated[
         int,
         Meta(ge=1, le=1_000_000, description="Messages of each sequence kept for replay."),

@@ -100,6 +100,7 @@ class Publisher(SocketService):
         self._started_s = time.monotonic()
         self._outbox = Outbox(queue_messages)
         self._journal = Journal(journal or JournalLimits())
+        self._subscribed = threading.Event()
         self._retired_lock = threading.Lock()
         self._retired: set[str] = set()
 
@@ -150,6 +151,10 @@ class Publisher(SocketService):
             PublishError: The stream's name is not allowed.
         """
         self._enqueue("health", health, self._vocabulary)
+
+    def wait_for_subscriber(self, timeout_s: float) -> bool:
+        """Wait until somebody has subscribed to something; return whether one has."""
+        return self._subscribed.wait(timeout_s)
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Change model name and labels for the predictions queued from now on."""
@@ -286,6 +291,7 @@ class Publisher(SocketService):
         # All new subscriptions together: XPUB can only send to everyone who matches.
         if not prefixes:
             return
+        self._subscribed.set()
         for entry in self._journal.last_values():
             if entry.topic.startswith(prefixes):
                 self._send(socket, entry.topic, entry.payload)

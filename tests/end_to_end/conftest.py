@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,16 @@ class Daemon:
 
     def listen(self, until) -> Message:
         """Take messages until one satisfies ``until``; return that one."""
+        give_up_s = time.monotonic() + TIMEOUT_S
         while True:
-            message = self.subscriber.receive(TIMEOUT_S)
+            try:
+                message = self.subscriber.receive(0.5)
+            except TimeoutError:
+                status = self.process.poll()
+                assert status is None, f"the daemon ended with status {status}"
+                assert time.monotonic() < give_up_s, "the daemon fell silent"
+                continue
+            give_up_s = time.monotonic() + TIMEOUT_S
             self.messages.append(message)
             if not isinstance(message, Gap) and until(message):
                 return message
@@ -70,6 +79,8 @@ class Launcher:
         endpoint, control = f"ipc://{self.folder}/pub", f"ipc://{self.folder}/ctl"
         command = [sys.executable, "-m", "streamcls", "run", *arguments]
         command += ["--endpoint", endpoint, "--control", control]
+        # On a busy machine a fast file could be over before the subscriber has connected.
+        command += ["--set", "publish.wait_for_subscriber_s=60"]
         types = ("prediction", "health", "event")
         with (
             Subscriber(endpoint, types=types) as subscriber,
