@@ -90,7 +90,7 @@ def test_subscribe(launcher: Launcher, model: str) -> None:
     command = [sys.executable, script, "--endpoint", endpoint, "--control", control]
     with (
         listening(*command, "--stream", "mic") as example,
-        launcher.run(*daemon_arguments(model), "--fast") as daemon,
+        launcher.run(*daemon_arguments(model)) as daemon,
     ):
         lines = lines_until(example, "mic is ended")
         daemon.listen_to_the_end()
