@@ -13,6 +13,8 @@ from streamcls.models.layers import Conv
 PARAMETERS = {
     "bc_resnet_1": 9_516,
     "bc_resnet_2": 27_772,
+    "cnn_tc_resnet_1": 119_596,
+    "cnn_tc_resnet_2": 267_092,
     "tc_resnet_8": 38_892,
     "tc_resnet_14": 49_548,
 }
