@@ -128,6 +128,10 @@ def test_every_flag_reaches_its_key_and_show_reads_back(tmp_path: Path):
             "encoding": "json",
             "top_k": 3,
             "insecure": False,
+            "wait_for_subscriber_s": 0,
+            "journal_messages": 2000,
+            "journal_s": 3600,
+            "journal_mb": 64,
         },
         "events": {
             "smoothing_ms": 0,
