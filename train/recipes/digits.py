@@ -1,6 +1,7 @@
 """Spoken digits: ``python -m train fit digits``.
 
-Run time: 6 minutes on two CPU cores. See docs/reports/digits for what it scores.
+Run time: 6 minutes on two CPU cores. Expected of ``cross-validate``, leaving one speaker out:
+90.2 % clean, 86.2 % at 10 dB in white and pink noise, 79.1 % with babble counted in.
 
 Four or five speakers are too few to learn what speakers have in common, so the recipe leans on
 borrowed voices: the digit words among Speech Commands' ``unknown`` (a hundred other speakers),
