@@ -16,7 +16,8 @@ from streamcls.client import ClientKeys, Gap, PredictionMessage, Subscriber
 from streamcls.client.connection import connect
 from streamcls.client.subscriber import RECEIVE_BUFFER_BYTES, RECEIVE_QUEUE_MESSAGES
 from streamcls.inbox import Inbox
-from streamcls.publish.keys import Right, ServerKeys, create_client, create_server
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ServerKeys, create_client, create_server
 
 
 def make_keys(folder: Path) -> str:

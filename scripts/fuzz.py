@@ -41,7 +41,8 @@ from streamcls.client import (
 )
 from streamcls.errors import StreamclsError
 from streamcls.publish.auth import secure_client
-from streamcls.publish.keys import Right, create_client, create_server
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import create_client, create_server
 
 GROWTH_LIMIT_MIB = 32.0
 WARM_UP_SHARE = 0.2

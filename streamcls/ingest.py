@@ -35,7 +35,8 @@ from streamcls.capture.packets import (
 from streamcls.capture.remote import Arrival, RemoteSource
 from streamcls.errors import SourceError
 from streamcls.publish.endpoint import IPC_MODE
-from streamcls.publish.keys import Right, ServerKeys
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ServerKeys
 from streamcls.publish.service import SocketService
 from streamcls.units import NS_PER_S, samples_to_ns
 

@@ -20,7 +20,8 @@ from zmq.utils.monitor import recv_monitor_message
 from streamcls.errors import PublishError
 from streamcls.publish.auth import secure_client
 from streamcls.publish.endpoint import IPC_MODE
-from streamcls.publish.keys import ClientKeys, Right, ServerKeys
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ClientKeys, ServerKeys
 from streamcls.publish.service import SocketService
 from streamcls.signals import stop_on_signals
 

@@ -26,7 +26,7 @@ STAGES = (
 )
 """Earlier before later; the capture thread writes into the ring, so the ring comes first."""
 CLIENTS = ("inbox", "client", "textline", "livetable", "listen")
-KEYS = {"publish.keys", "publish.auth"}
+KEYS = {"publish.key_files", "publish.keys", "publish.auth"}
 """Keys and CURVE, for both ends of every socket."""
 CLIENT_SIDE = {"publish.schema", *KEYS, *CLIENTS}
 SOCKETS = {"publish.endpoint", "publish.service", "publish.wakeup", *KEYS}

@@ -15,7 +15,8 @@ import zmq
 
 from streamcls.client import Gap, HealthMessage, HeartbeatMessage, PredictionMessage, Subscriber
 from streamcls.errors import PublishError
-from streamcls.publish.keys import ClientKeys, Right, ServerKeys, create_client, create_server
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ClientKeys, ServerKeys, create_client, create_server
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.publisher import Publisher
 from streamcls.relay import SEND_QUEUE_MESSAGES, Relay

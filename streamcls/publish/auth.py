@@ -30,7 +30,8 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
-from streamcls.publish.keys import ClientKeys, Right, ServerKeys
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ClientKeys, ServerKeys
 from streamcls.publish.wakeup import Wakeup
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import zmq
 
 from streamcls.publish.endpoint import IPC_MODE
-from streamcls.publish.keys import Right, ServerKeys
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ServerKeys
 from streamcls.publish.rpc import Method, answer
 from streamcls.publish.service import SocketService
 

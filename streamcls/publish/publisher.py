@@ -23,7 +23,8 @@ import zmq
 from streamcls.publish.endpoint import IPC_MODE
 from streamcls.publish.history import replay, take_snapshot
 from streamcls.publish.journal import Journal, JournalLimits
-from streamcls.publish.keys import Right, ServerKeys
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ServerKeys
 from streamcls.publish.messages import Record, Vocabulary, wire_message
 from streamcls.publish.methods import ReplayParams
 from streamcls.publish.outbox import Item, Outbox

@@ -15,7 +15,8 @@ import zmq
 from streamcls.errors import PublishError
 from streamcls.publish.auth import Gate
 from streamcls.publish.endpoint import IPC_MODE, bind, check_bind, socket_file
-from streamcls.publish.keys import Right, ServerKeys
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ServerKeys
 from streamcls.publish.wakeup import Wakeup
 
 START_TIMEOUT_S = 5.0

@@ -19,7 +19,8 @@ from streamcls.capture import Feeder, parse_source
 from streamcls.capture.packets import Codec
 from streamcls.errors import PublishError
 from streamcls.ingest import Ingest
-from streamcls.publish.keys import ClientKeys, Right, ServerKeys, create_client, create_server
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ClientKeys, ServerKeys, create_client, create_server
 from streamcls.publish.wakeup import Wakeup
 from streamcls.ring import Ring
 from streamcls.send import Sender, SendOptions

@@ -8,7 +8,8 @@ import pytest
 from streamcls.client import ClientKeys
 from streamcls.publish import auth
 from streamcls.publish.control import ControlServer
-from streamcls.publish.keys import Right, ServerKeys, create_client, create_server
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ServerKeys, create_client, create_server
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.publisher import Publisher
 

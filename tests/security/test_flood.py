@@ -12,7 +12,8 @@ import zmq
 
 from streamcls.client import ClientKeys, HealthMessage, Subscriber
 from streamcls.publish.auth import SHUT_OUT, secure_client
-from streamcls.publish.keys import Right, ServerKeys
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ServerKeys
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.publisher import Publisher
 from streamcls.publish.subscriptions import ANSWER_INTERVAL_S, LIMIT_BYTES

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from streamcls.client import ClientKeys, ControlClient, Subscriber
 from streamcls.publish.auth import secure_client
 from streamcls.publish.control import REQUEST_LIMIT_BYTES, ControlServer
-from streamcls.publish.keys import Right, ServerKeys, create_client, create_server
+from streamcls.publish.key_files import Right
+from streamcls.publish.keys import ServerKeys, create_client, create_server
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.methods import MethodTable
 from streamcls.publish.publisher import Publisher

@@ -14,7 +14,8 @@ from streamcls.client.diagnosis import find_obstacle
 from streamcls.publish import auth
 from streamcls.publish.auth import NO_CURVE, UNKNOWN_KEY, WRONG_SERVER_KEY, Gate, secure_server
 from streamcls.publish.control import ControlServer
-from streamcls.publish.keys import KeyPair, Right, ServerKeys
+from streamcls.publish.key_files import KeyPair, Right
+from streamcls.publish.keys import ServerKeys
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.publisher import Publisher
 

@@ -9,17 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcls.errors import PublishError
+from streamcls.publish.key_files import KeyPair, Right, read_private, read_public
 from streamcls.publish.keys import (
     CLIENTS_LIMIT,
     AllowList,
     ClientKeys,
-    KeyPair,
-    Right,
     ServerKeys,
     create_client,
     create_server,
-    read_private,
-    read_public,
 )
 
 
