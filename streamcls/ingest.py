@@ -186,10 +186,6 @@ class Ingest(SocketService):
         socket.maxmsgsize = MAX_PAYLOAD_BYTES  # per frame; libzmq disconnects who sends more
         socket.rcvhwm = MESSAGES_QUEUED
         socket.sndhwm = REPLIES_QUEUED
-        socket.tcp_keepalive = 1
-        socket.tcp_keepalive_idle = 10
-        socket.tcp_keepalive_intvl = 5
-        socket.tcp_keepalive_cnt = 3
         return socket
 
     def _serve(self, socket: zmq.Socket[bytes]) -> None:

@@ -19,7 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from streamcls.errors import PublishError
 from streamcls.publish.auth import secure_client
-from streamcls.publish.endpoint import IPC_MODE
+from streamcls.publish.endpoint import IPC_MODE, keep_alive
 from streamcls.publish.key_files import Right
 from streamcls.publish.keys import ClientKeys, ServerKeys
 from streamcls.publish.service import SocketService
@@ -99,7 +99,6 @@ class Relay(SocketService):
         front.maxmsgsize = SUBSCRIPTION_LIMIT_BYTES
         # Also subscriptions that others have already: who makes them wants the last values.
         front.setsockopt(zmq.XPUB_VERBOSE, 1)
-        _keep_alive(front)
         return front
 
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
@@ -182,7 +181,7 @@ class Relay(SocketService):
         back.maxmsgsize = MESSAGE_LIMIT_BYTES
         back.reconnect_ivl = 100
         back.reconnect_ivl_max = 2000
-        _keep_alive(back)
+        keep_alive(back)
         keys = self._back_keys
         if isinstance(keys, dict):
             keys = keys.get(endpoint)
@@ -215,12 +214,3 @@ def _connect(back: zmq.Socket[Any], endpoint: str) -> None:
             f"endpoint {endpoint!r} is not an address to connect to ({error.strerror}): "
             "use tcp://HOST:PORT, such as tcp://192.0.2.7:5570, or ipc:///PATH"
         ) from error
-
-
-def _keep_alive(socket: zmq.Socket[Any]) -> None:
-    # Finds hosts that went away. Not ZMTP heartbeats: with them on either side libzmq 4.3.5
-    # aborts the process of a subscriber that stalls on a full queue.
-    socket.tcp_keepalive = 1
-    socket.tcp_keepalive_idle = 10
-    socket.tcp_keepalive_intvl = 5
-    socket.tcp_keepalive_cnt = 3

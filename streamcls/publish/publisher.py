@@ -207,12 +207,6 @@ class Publisher(SocketService):
         socket.sndhwm = SEND_QUEUE_MESSAGES
         socket.sndbuf = SEND_BUFFER_BYTES
         socket.maxmsgsize = SUBSCRIPTION_LIMIT_BYTES
-        # Finds hosts that went away. Not ZMTP heartbeats: with them on either side libzmq 4.3.5
-        # aborts the process of a subscriber that stalls on a full queue.
-        socket.tcp_keepalive = 1
-        socket.tcp_keepalive_idle = 10
-        socket.tcp_keepalive_intvl = 5
-        socket.tcp_keepalive_cnt = 3
         return socket
 
     def _serve(self, socket: zmq.Socket[bytes]) -> None:

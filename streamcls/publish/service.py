@@ -14,7 +14,7 @@ import zmq
 
 from streamcls.errors import PublishError
 from streamcls.publish.auth import Gate
-from streamcls.publish.endpoint import IPC_MODE, bind, check_bind, socket_file
+from streamcls.publish.endpoint import IPC_MODE, bind, check_bind, keep_alive, socket_file
 from streamcls.publish.key_files import Right
 from streamcls.publish.keys import ServerKeys
 from streamcls.publish.wakeup import Wakeup
@@ -139,6 +139,7 @@ class SocketService(ABC):
                 self._open(context) as socket,
                 contextlib.nullcontext() if gate is None else gate.guard(socket),
             ):
+                keep_alive(socket)
                 try:
                     self._actual_endpoint = bind(socket, self.endpoint, self._ipc_mode)
                 except PublishError as error:
