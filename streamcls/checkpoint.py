@@ -65,6 +65,7 @@ def describe_window(model: Classifier) -> WindowGeometry:
         stride_frames=model.geometry.stride_frames,
         n_steps=model.n_steps,
         window_frames=model.window_frames,
+        time_valid=model.time_valid,
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from streamcls.capture.intake import Intake
 from streamcls.capture.resample import Channel
 from streamcls.checkpoint import find_checkpoint, load_checkpoint
-from streamcls.engine import Engine, IncrementalExecutor, choose_hop_samples
+from streamcls.engine import Engine, build_executor, choose_hop_samples
 from streamcls.errors import SourceError
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.ledger import CloseReason
@@ -98,7 +98,7 @@ class Classifier:
         self._streams: dict[str, _Stream] = {}
         live = self._build_stream(stream, self.sample_rate_hz, start_ns)  # before seconds of work
         # One slot for what is fed, one for the clips of `classify`; never both in one step.
-        executor = IncrementalExecutor(checkpoint, self.hop_samples, max_streams=2, max_bucket=1)
+        executor = build_executor(checkpoint, self.hop_samples, max_streams=2, max_bucket=1)
         executor.warm_up()
         self.window_samples = executor.window_samples
         self._engine = Engine(executor, threading.Event(), self._take_prediction, self._take_end)

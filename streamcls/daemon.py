@@ -18,7 +18,7 @@ from streamcls.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from streamcls.config import Config, load_config
 from streamcls.engine import (
     Engine,
-    IncrementalExecutor,
+    build_executor,
     choose_hop_samples,
     enable_compilation_cache,
 )
@@ -150,7 +150,7 @@ class Daemon:
         if enable_compilation_cache() is None:
             log.warning("no writable compilation cache: every start compiles anew")
         began_s = time.monotonic()
-        executor = IncrementalExecutor(
+        executor = build_executor(
             self.checkpoint, self._hop_samples, self._config.inference.max_streams
         )
         executor.warm_up()

@@ -22,13 +22,15 @@ SUFFIX = ".safetensors"
 _MAX_FILE_BYTES = 2 << 30
 
 
-class WindowGeometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WindowGeometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """R, S, n and W of the stored network; checked against the layers at load time."""
 
     receptive_frames: int
     stride_frames: int
     n_steps: int
     window_frames: int
+    time_valid: bool = True
+    """The network can be stepped; if not, the whole window is evaluated for every prediction."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

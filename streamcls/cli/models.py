@@ -87,7 +87,7 @@ def _describe(path: Path, header: "Header") -> dict[str, Any]:
         "receptive_ms": to_ms(window.receptive_frames),
         "window_ms": to_ms(window.window_frames),
     }
-    facts["executor"] = "incremental"
+    facts["executor"] = "incremental" if window.time_valid else "windowed"
     facts["hop_multiple_of_ms"] = stride_ms
     facts["path"] = str(path)
     facts["size_bytes"] = path.stat().st_size

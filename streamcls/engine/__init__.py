@@ -2,13 +2,16 @@
 
 from streamcls.engine.compilation import enable_compilation_cache
 from streamcls.engine.engine import Engine
-from streamcls.engine.executor import IncrementalExecutor, choose_hop_samples
+from streamcls.engine.executor import Executor, StepResult
+from streamcls.engine.factory import build_executor, choose_hop_samples
 from streamcls.engine.latency import LatencyHistogram
 
 __all__ = [
     "Engine",
-    "IncrementalExecutor",
+    "Executor",
     "LatencyHistogram",
+    "StepResult",
+    "build_executor",
     "choose_hop_samples",
     "enable_compilation_cache",
 ]

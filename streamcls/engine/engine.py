@@ -3,7 +3,7 @@
 Flow: ring -> **engine** (features, model) -> publish. The thread sleeps on one event that every
 ring sets when it has news. A tick takes at most one hop from each stream, so a stream with a
 backlog cannot hold up the others. Streams join and leave between two ticks by taking and freeing a
-slot; nothing compiles after `IncrementalExecutor.warm_up`.
+slot; nothing compiles after `Executor.warm_up`.
 """
 
 import threading
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamcls.engine.executor import FULL_SCALE, IncrementalExecutor, StepResult
+from streamcls.engine.executor import FULL_SCALE, Executor, StepResult
 from streamcls.engine.latency import LatencyHistogram
 from streamcls.engine.window import WindowTracker
 from streamcls.errors import ModelError
@@ -54,7 +54,7 @@ class Engine:
 
     def __init__(
         self,
-        executor: IncrementalExecutor,
+        executor: Executor,
         wake: threading.Event,
         on_prediction: Callable[[Prediction], None],
         on_end: Callable[[str], None],

@@ -1,14 +1,17 @@
-"""The incremental executor: one compiled step over the states of many streams.
+"""What every executor does: one compiled step over the memories of many streams.
 
-State of all streams lives on the device in arrays ``[slots + 1, ...]``; the extra row belongs to
-the padding of half-filled buckets. A step gathers the rows of the streams that have a hop, runs
-front end, trunk and head on them, and scatters the rows back into the donated arrays. Buckets have
-1, 2, 4, ... rows; all are compiled and checked in `warm_up`, so nothing compiles while audio flows.
+What is remembered of all streams lives on the device in arrays ``[slots + 1, ...]``; the extra row
+belongs to the padding of half-filled buckets. A step gathers the rows of the streams that have a
+hop, runs front end and network on them, and scatters the rows back into the donated arrays. Buckets
+have 1, 2, 4, ... rows; all are compiled and checked in `Executor.warm_up`, so nothing compiles
+while audio flows. A step moves one array to the device and one back.
 
-Owned by the engine's thread after `warm_up`.
+What a stream's memory is and how a hop of frames becomes logits is up to the kind of executor:
+`incremental` or `windowed`. Owned by the engine's thread after `Executor.warm_up`.
 """
 
 import os
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +25,9 @@ from numpy.typing import NDArray
 from streamcls.checkpoint import Checkpoint
 from streamcls.errors import ModelError
 from streamcls.features import initial_history, stream_log_mel
+from streamcls.models import Classifier
+from streamcls.models.layers import State
 from streamcls.types import FloatArray
-from streamcls.units import ms_to_samples, samples_to_ms
 
 FULL_SCALE = 32767 / 32768
 """Largest positive 16-bit sample: at or above it the converter has clipped."""
@@ -46,29 +50,8 @@ class StepResult:
     peak: FloatArray
 
 
-def choose_hop_samples(checkpoint: Checkpoint, hop_ms: float) -> int:
-    """Return the hop in samples after checking that the model allows it.
-
-    Raises:
-        ModelError: The hop is not a multiple of the model's stride; names the nearest legal ones.
-    """
-    front_end = checkpoint.front_end
-    stride_samples = checkpoint.model.geometry.stride_frames * front_end.hop_samples
-    hop_samples = ms_to_samples(hop_ms, front_end.sample_rate_hz)
-    exact = abs(samples_to_ms(hop_samples, front_end.sample_rate_hz) - hop_ms) < 1e-6
-    if hop_samples > 0 and hop_samples % stride_samples == 0 and exact:
-        return hop_samples
-    stride_ms = samples_to_ms(stride_samples, front_end.sample_rate_hz)
-    lower = int(hop_ms / stride_ms) * stride_ms
-    legal = " or ".join(f"{ms:g} ms" for ms in (lower, lower + stride_ms) if ms > 0)
-    raise ModelError(
-        f"hop_ms = {hop_ms:g} is not a multiple of the stride of model "
-        f"{checkpoint.header.name!r}, which is {stride_ms:g} ms; use {legal}"
-    )
-
-
-class IncrementalExecutor:
-    """Runs a time-valid classifier one hop at a time for up to ``max_streams`` streams.
+class Executor(ABC):
+    """Runs a classifier one hop at a time for up to ``max_streams`` streams.
 
     Args:
         checkpoint: The model; it is folded for inference.
@@ -77,7 +60,11 @@ class IncrementalExecutor:
         max_bucket: Streams per step at most; larger batches fall out of the CPU's caches.
 
     Attributes:
+        hop_samples: New audio per prediction.
         window_samples: Audio that one prediction hears.
+        max_streams: Number of slots.
+        buckets: Sizes of the compiled steps, ascending; the last is the most that `step` takes.
+        n_classes: Number of labels.
     """
 
     def __init__(
@@ -97,17 +84,26 @@ class IncrementalExecutor:
         self._weights = jax.device_put(weights)
         self._state = jax.jit(self._initial_state)()
         self._steps: dict[int, jax.stages.Compiled] = {}
-        self._staging = {b: _Staging.allocate(b, hop_samples) for b in self.buckets}
+        self._staging = {b: _Staging(b, hop_samples) for b in self.buckets}
+
+    @abstractmethod
+    def _initial_memory(self, model: Classifier, rows: int) -> State:
+        """Return what is remembered of ``rows`` streams that begin, zeros ``[rows, ...]``."""
+
+    @abstractmethod
+    def _advance(self, model: Classifier, mel: jax.Array, memory: State) -> tuple[jax.Array, State]:
+        """Take ``[batch, hop_frames, n_mels]`` new frames; return (logits, next memory)."""
 
     def _initial_state(self) -> Any:
         rows = self.max_streams + 1
         model = nnx.merge(self._graph, self._weights)
-        return initial_history(rows, self._front_end), model.initial_state(rows)
+        return initial_history(rows, self._front_end), self._initial_memory(model, rows)
 
-    def _step(
-        self, weights: Any, state: Any, audio: jax.Array, slots: jax.Array, fresh: jax.Array
-    ) -> tuple[Any, jax.Array]:
-        """Advance the streams in ``slots`` by one hop (traced and compiled per bucket)."""
+    def _step(self, weights: Any, state: Any, rows: jax.Array) -> tuple[Any, jax.Array]:
+        """Advance the streams of ``rows`` (see `_Staging`) by one hop; compiled per bucket."""
+        audio = rows[:, : self.hop_samples]
+        control = jax.lax.bitcast_convert_type(rows[:, self.hop_samples], jnp.int32)
+        slots, fresh = control >> 1, (control & 1).astype(bool)
 
         def gather(rows: jax.Array) -> jax.Array:
             taken = rows[slots]
@@ -115,7 +111,7 @@ class IncrementalExecutor:
 
         history, memory = jax.tree.map(gather, state)
         mel, history = stream_log_mel(audio, history, self._front_end)
-        logits, memory = nnx.merge(self._graph, weights).step(mel, memory)
+        logits, memory = self._advance(nnx.merge(self._graph, weights), mel, memory)
         scaled = logits / self._temperature
         probabilities = jax.nn.softmax(scaled) if self._single_label else jax.nn.sigmoid(scaled)
         stepped = jax.tree.map(lambda rows, new: rows.at[slots].set(new), state, (history, memory))
@@ -130,12 +126,10 @@ class IncrementalExecutor:
             ModelError: A bucket gives other probabilities than the single-stream step.
         """
         step = jax.jit(self._step, donate_argnums=1)
-        shape = jax.ShapeDtypeStruct
 
         def compile_bucket(bucket: int) -> jax.stages.Compiled:
-            audio = shape((bucket, self.hop_samples), jnp.float32)
-            slots, fresh = shape((bucket,), jnp.int32), shape((bucket,), jnp.bool_)
-            return step.lower(self._weights, self._state, audio, slots, fresh).compile()
+            rows = jax.ShapeDtypeStruct((bucket, self.hop_samples + 1), jnp.float32)
+            return step.lower(self._weights, self._state, rows).compile()
 
         # XLA compiles without the interpreter's lock: all cores share the work.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -173,33 +167,27 @@ class IncrementalExecutor:
         bucket = next(b for b in self.buckets if b >= n)
         staging = self._staging[bucket]
         staging.audio[:n] = audio
-        staging.slots[:n] = slots
-        staging.slots[n:] = self._padding_slot
-        staging.fresh[:n] = fresh
-        staging.fresh[n:] = True
-        self._state, packed = self._steps[bucket](
-            self._weights, self._state, staging.audio, staging.slots, staging.fresh
-        )
+        staging.control[:n] = slots << 1 | fresh
+        staging.control[n:] = self._padding_slot << 1 | 1
+        self._state, packed = self._steps[bucket](self._weights, self._state, staging.rows)
         # Waits for the computation: the staging arrays, which the device may alias, are free again.
         host = np.asarray(packed)[:n]
         return StepResult(host[:, : self.n_classes], host[:, -2], host[:, -1])
 
 
-@dataclass(frozen=True, slots=True)
 class _Staging:
-    """Preallocated inputs of one bucket."""
+    """Preallocated input of one bucket: a row per stream, in one array.
 
-    audio: FloatArray
-    slots: NDArray[np.int32]
-    fresh: NDArray[np.bool_]
+    Attributes:
+        rows: ``[bucket, hop_samples + 1]`` float32; what the device gets.
+        audio: The first ``hop_samples`` columns.
+        control: The bits of the last column: ``slot << 1 | fresh``, int32.
+    """
 
-    @classmethod
-    def allocate(cls, bucket: int, hop_samples: int) -> "_Staging":
-        return cls(
-            np.zeros((bucket, hop_samples), np.float32),
-            np.zeros(bucket, np.int32),
-            np.ones(bucket, bool),
-        )
+    def __init__(self, bucket: int, hop_samples: int):
+        self.rows = np.zeros((bucket, hop_samples + 1), np.float32)
+        self.audio = self.rows[:, :hop_samples]
+        self.control = self.rows.view(np.int32)[:, hop_samples]
 
 
 def _list_buckets(largest: int) -> list[int]:

@@ -2,6 +2,9 @@
 
 The window of a prediction is ``W = R + (n - 1) * S`` frames, where R and S follow from the trunk.
 Evaluating the window at once and stepping through a stream give the same logits.
+
+A trunk with a layer that is not time-valid has no such step: its answer belongs to one window of
+exactly W frames. Seen from a stream that is R = W, S = 1 and n = 1.
 """
 
 import jax
@@ -33,20 +36,24 @@ class Classifier(nnx.Module):
         trunk: Layers that map ``[batch, frames, n_mels]`` to ``[batch, steps, 1, features]``.
         head: Maps ``[batch, n, features]`` to logits.
         features: Width of a trunk output.
-        min_window_frames: The window is the shortest legal one that covers this.
+        min_window_frames: The window is the shortest legal one that covers this; exactly this
+            when the trunk is not time-valid.
 
     Attributes:
+        geometry: R and S of the trunk, in front-end frames.
         window_frames: W.
-        n_steps: Trunk outputs the head sees (n).
+        n_steps: The window is ``R + (n_steps - 1) * S`` frames; for a time-valid trunk the
+            number of its outputs that the head sees (n).
     """
 
     def __init__(self, trunk: Layer, head: MeanHead, features: int, min_window_frames: int):
-        geometry = trunk.geometry
+        geometry = trunk.geometry if trunk.time_valid else Geometry(min_window_frames)
         if min_window_frames < geometry.receptive_frames:
             raise ModelError(
                 f"window of {min_window_frames} frames is shorter than the trunk's receptive field "
                 f"of {geometry.receptive_frames} frames; use a longer window"
             )
+        self.geometry = geometry
         self.trunk = trunk
         self.head = head
         self.features = features
@@ -55,9 +62,9 @@ class Classifier(nnx.Module):
         self.window_frames = geometry.inputs(self.n_steps)
 
     @property
-    def geometry(self) -> Geometry:
-        """Receptive field and stride of the trunk, in front-end frames."""
-        return self.trunk.geometry
+    def time_valid(self) -> bool:
+        """The network can be stepped: no layer sees where the window begins or ends."""
+        return self.trunk.time_valid
 
     def __call__(self, mel: jax.Array) -> jax.Array:
         """Evaluate one window.
@@ -75,7 +82,7 @@ class Classifier(nnx.Module):
         return self.head(self.trunk(mel)[:, :, 0])
 
     def logits_over_time(self, mel: jax.Array) -> jax.Array:
-        """Evaluate every window of a longer signal at the trunk's stride.
+        """Evaluate every window of a longer signal at the trunk's stride (time-valid only).
 
         Args:
             mel: ``[batch, frames, n_mels]`` with at least ``window_frames`` frames.
@@ -99,7 +106,7 @@ class Classifier(nnx.Module):
         return self.trunk.initial_state(batch), vectors
 
     def step(self, mel: jax.Array, state: State) -> tuple[jax.Array, State]:
-        """Advance by a hop of frames.
+        """Advance by a hop of frames (time-valid only).
 
         Args:
             mel: ``[batch, hop_frames, n_mels]``, ``hop_frames`` a multiple of the stride.

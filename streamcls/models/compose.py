@@ -17,6 +17,11 @@ class Chain(Layer):
         self.layers = nnx.List(layers)
 
     @property
+    def time_valid(self) -> bool:
+        """All layers are."""
+        return all(layer.time_valid for layer in self.layers)
+
+    @property
     def geometry(self) -> Geometry:
         """Composition of the layers' geometries."""
         total = Geometry()
@@ -53,7 +58,8 @@ class Residual(Layer):
 
     The main path is usually the longer one; the shortcut is then cropped at its front, so that
     both have the same number of outputs. Streaming needs no crop: outputs of the same step
-    belong together. The sum may broadcast over mels (BC-ResNet).
+    belong together. The sum may broadcast over mels (BC-ResNet). Paths that are not time-valid
+    are padded to the same length and need no crop.
 
     Args:
         main: The path with the larger receptive field.
@@ -70,6 +76,12 @@ class Residual(Layer):
         shortcut: Layer,
         activation: Callable[[jax.Array], jax.Array] | None = None,
     ):
+        self.main = main
+        self.shortcut = shortcut
+        self.activation = activation
+        self.crop_frames = 0
+        if not self.time_valid:
+            return
         longer, shorter = main.geometry, shortcut.geometry
         if longer.stride_frames != shorter.stride_frames:
             raise ModelError(
@@ -82,9 +94,11 @@ class Residual(Layer):
                 f"residual: the shortcut's receptive field of {shorter.receptive_frames} frames "
                 f"exceeds the main path's {longer.receptive_frames}; swap them"
             )
-        self.main = main
-        self.shortcut = shortcut
-        self.activation = activation
+
+    @property
+    def time_valid(self) -> bool:
+        """Both paths are."""
+        return self.main.time_valid and self.shortcut.time_valid
 
     @property
     def geometry(self) -> Geometry:

@@ -34,6 +34,15 @@ class Layer(nnx.Module):
     """A layer without memory; subclasses override what differs."""
 
     @property
+    def time_valid(self) -> bool:
+        """An output depends on the frames of its receptive field alone, not on the window's edges.
+
+        A layer that is not time-valid has neither a receptive field nor a `step`: a network with
+        such a layer is evaluated over whole windows.
+        """
+        return True
+
+    @property
     def geometry(self) -> Geometry:
         """Receptive field and stride in frames of this layer's input."""
         return _FOLLOWS_INPUT
@@ -89,6 +98,17 @@ class SubSpectralNorm(nnx.Module):
         return bands.swapaxes(2, 3).reshape(x.shape)
 
 
+Padding = Literal["same", "valid"]
+
+
+def _pad(padding: Padding, length: int, reach: int, stride: int) -> tuple[int, int]:
+    """Return the zeros before and after an axis, as TensorFlow counts them."""
+    if padding == "valid":
+        return 0, 0
+    total = max(0, (-(-length // stride) - 1) * stride + reach - length)
+    return total // 2, total - total // 2
+
+
 NormKind = Literal["batch", "subspectral"] | None
 
 
@@ -103,8 +123,9 @@ def _build_norm(
 class Conv(Layer):
     """Convolution (dense or depthwise), normalisation and activation in one layer.
 
-    VALID in time; in frequency SAME or VALID. Depthwise kernels are summed as shifted products,
-    which XLA's CPU backend fuses into one loop, 4 to 7 times faster than its grouped convolution.
+    VALID in time unless asked otherwise; in frequency SAME or VALID. Depthwise kernels are summed
+    as shifted products, which XLA's CPU backend fuses into one loop, 4 to 7 times faster than its
+    grouped convolution.
 
     Args:
         in_channels: Channels of the input.
@@ -115,6 +136,7 @@ class Conv(Layer):
         depthwise: One filter per channel.
         n_mels: Mel bins of the input; ``n_mels_out`` tells those of the output.
         mel_padding: ``same`` or ``valid``.
+        time_padding: ``same`` (as TensorFlow pads) makes the network windowed.
         norm: ``batch``, ``subspectral`` (five bands) or ``None`` (a bias instead).
         activation: Applied last; ``None`` for linear.
         rngs: Source of the initial weights.
@@ -130,7 +152,8 @@ class Conv(Layer):
         dilation_frames: int = 1,
         depthwise: bool = False,
         n_mels: int,
-        mel_padding: Literal["same", "valid"] = "same",
+        mel_padding: Padding = "same",
+        time_padding: Padding = "valid",
         norm: NormKind = "batch",
         activation: Callable[[jax.Array], jax.Array] | None = None,
         rngs: nnx.Rngs,
@@ -144,14 +167,9 @@ class Conv(Layer):
         self.activation = activation
         self.in_channels = in_channels
         self.n_mels = n_mels
-        if mel_padding == "same":
-            n_mels_out = -(-n_mels // strides[1])
-            total = max(0, (n_mels_out - 1) * strides[1] + kernel[1] - n_mels)
-            self.mel_pad = (total // 2, total - total // 2)
-        else:
-            n_mels_out = (n_mels - kernel[1]) // strides[1] + 1
-            self.mel_pad = (0, 0)
-        self.n_mels_out = n_mels_out
+        self.time_padding: Padding = time_padding
+        self.mel_pad = _pad(mel_padding, n_mels, kernel[1], strides[1])
+        self.n_mels_out = n_mels_out = 1 + (n_mels + sum(self.mel_pad) - kernel[1]) // strides[1]
         shape = (*kernel, out_channels) if depthwise else (*kernel, in_channels, out_channels)
         fan_in = kernel[0] * kernel[1] * (1 if depthwise else in_channels)
         draw = jax.random.normal(rngs.params(), shape, jnp.float32)
@@ -161,6 +179,11 @@ class Conv(Layer):
         bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32)) if norm is None else None
         self.bias = nnx.data(bias)
         self.norm = nnx.data(_build_norm(norm, out_channels, n_mels_out, rngs))
+
+    @property
+    def time_valid(self) -> bool:
+        """Not padded in time."""
+        return self.time_padding == "valid" or self.kernel_size[0] == 1
 
     @property
     def geometry(self) -> Geometry:
@@ -174,6 +197,10 @@ class Conv(Layer):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Evaluate ``[batch, frames, n_mels, in_channels]``."""
+        reach, stride = self.geometry.receptive_frames, self.strides[0]
+        time_pad = _pad(self.time_padding, x.shape[1], reach, stride)
+        if any(time_pad):
+            x = jnp.pad(x, ((0, 0), time_pad, (0, 0), (0, 0)))
         y = self._depthwise(x) if self.depthwise else self._dense(x)
         if self.bias is not None:
             y = y + self.bias[...]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from streamcls.checkpoint import Checkpoint, load_checkpoint
-from streamcls.engine import IncrementalExecutor, choose_hop_samples
+from streamcls.engine import Executor, build_executor, choose_hop_samples
 from tests.models.checkpoints import save_seasoned
 
 
@@ -20,8 +20,8 @@ def checkpoint(seasoned_path: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def executor(seasoned_path: Path) -> IncrementalExecutor:
+def executor(seasoned_path: Path) -> Executor:
     own = load_checkpoint(seasoned_path)  # the executor folds its model
-    executor = IncrementalExecutor(own, choose_hop_samples(own, 80), max_streams=5)
+    executor = build_executor(own, choose_hop_samples(own, 80), max_streams=5)
     executor.warm_up()
     return executor

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from streamcls.engine import Engine, IncrementalExecutor
+from streamcls.engine import Engine, Executor
 from streamcls.errors import ModelError
 from streamcls.features import log_mel
 from streamcls.ring import Ring
@@ -20,7 +20,7 @@ RATE_HZ = 16_000
 class Bench:
     """An engine with its rings and everything it said."""
 
-    def __init__(self, executor: IncrementalExecutor):
+    def __init__(self, executor: Executor):
         self.executor = executor
         self.wake = threading.Event()
         self.predictions: list[Prediction] = []
@@ -45,7 +45,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(executor: IncrementalExecutor):
+def bench(executor: Executor):
     bench = Bench(executor)
     yield bench
     bench.engine.stop()

@@ -1,12 +1,17 @@
-"""Steps over slots give what the whole window gives, in every bucket and after every reuse."""
+"""Steps over slots give what the whole window gives, in every bucket and after every reuse.
+
+Both kinds of executor run the same time-valid network here; a windowed one at a hop that is no
+multiple of the network's stride.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from streamcls.checkpoint import Checkpoint
-from streamcls.engine import IncrementalExecutor, choose_hop_samples
+from streamcls.checkpoint import Checkpoint, load_checkpoint
+from streamcls.engine import Executor, choose_hop_samples
+from streamcls.engine.windowed import WindowedExecutor
 from streamcls.errors import ModelError
 from streamcls.features import log_mel
 
@@ -25,13 +30,23 @@ def evaluate(checkpoint: Checkpoint):
     return logits
 
 
+@pytest.fixture(scope="module", params=["incremental", "windowed"])
+def either(request, executor: Executor, seasoned_path) -> Executor:
+    if request.param == "incremental":
+        return executor
+    windowed = WindowedExecutor(load_checkpoint(seasoned_path), 7 * 160, max_streams=5)
+    windowed.warm_up()
+    return windowed
+
+
 def as_logits(probabilities: np.ndarray) -> np.ndarray:
     """Undo the softmax up to the constant that it loses."""
     logits = np.log(probabilities)
     return logits - logits.mean(axis=-1, keepdims=True)
 
 
-def test_streams_in_any_bucket_equal_their_windows(executor, evaluate) -> None:
+def test_streams_in_any_bucket_equal_their_windows(either: Executor, evaluate) -> None:
+    executor = either
     generator = np.random.default_rng(0)
     hop, window = executor.hop_samples, executor.window_samples
     n_hops = -(-window // hop) + 12
@@ -58,7 +73,8 @@ def test_streams_in_any_bucket_equal_their_windows(executor, evaluate) -> None:
     assert compared >= 5 * 12
 
 
-def test_a_reused_slot_remembers_nothing(executor: IncrementalExecutor) -> None:
+def test_a_reused_slot_remembers_nothing(either: Executor) -> None:
+    executor = either
     generator = np.random.default_rng(1)
     hop = executor.hop_samples
     n_hops = -(-executor.window_samples // hop)
@@ -78,7 +94,7 @@ def test_a_reused_slot_remembers_nothing(executor: IncrementalExecutor) -> None:
     np.testing.assert_array_equal(listen(), first)
 
 
-def test_level_and_peak_are_those_of_the_hop(executor: IncrementalExecutor) -> None:
+def test_level_and_peak_are_those_of_the_hop(executor: Executor) -> None:
     hop = executor.hop_samples
     audio = np.full((1, hop), 0.5, np.float32)
     audio[0, 7] = -1.0
