@@ -79,13 +79,13 @@ def _cross_validate(args: argparse.Namespace) -> None:
     from train.evaluate import pool, read_scores, save_scores
     from train.report import write_report
     from train.runs import SCORES_FILE, Plan, Workspace, evaluate_run, is_finished, train_run
-    from train.split import N_HASH_FOLDS, fold_groups
+    from train.split import N_HASH_FOLDS, fold_names
 
     overrides = _parse_overrides(args.set)
     recipe = Plan(args.recipe, overrides, synthetic=not args.no_synth).load_recipe()
     workspace = Workspace(args.data, args.work)
     clips = workspace.load(recipe, _say)
-    n_folds = len(fold_groups(clips, recipe.leave_one_out)) or N_HASH_FOLDS
+    n_folds = len(fold_names(clips, recipe.leave_one_out, recipe.fold_by)) or N_HASH_FOLDS
     chosen = args.folds or list(range(n_folds))
     out = args.out or args.work / f"{args.recipe}-cv"
     scores = []

@@ -89,6 +89,7 @@ class Bank(NamedTuple):
     length: jax.Array
     active: jax.Array
     label: jax.Array
+    targets: jax.Array
     word: jax.Array
 
 
@@ -422,8 +423,8 @@ def make_windows(
     sample_rate_hz: int,
     n_classes: int,
     n_words: int,
-    unknown: int,
-    silence: int,
+    unknown: int | None,
+    silence: int | None,
     settings: Augment,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Turn clip numbers into augmented windows with soft labels.
@@ -437,8 +438,8 @@ def make_windows(
         sample_rate_hz: The model's rate.
         n_classes: Number of classes.
         n_words: Number of different words.
-        unknown: Class of cut words.
-        silence: Class without a word.
+        unknown: Class of cut words; None cuts none.
+        silence: Class without a word, if there is one.
         settings: Strengths.
 
     Returns:
@@ -448,8 +449,9 @@ def make_windows(
     n = clip.shape[0]
     keys = jax.random.split(key, 12)
     label = bank.label[clip]
-    is_silence = label == silence
-    cut = jax.random.bernoulli(keys[0], settings.cut_probability, (n,)) & ~is_silence
+    is_silence = jnp.zeros((n,), bool) if silence is None else label == silence
+    cut_probability = 0.0 if unknown is None else settings.cut_probability
+    cut = jax.random.bernoulli(keys[0], cut_probability, (n,)) & ~is_silence
     place = place_at_random(
         keys[1], bank.length[clip], bank.active[clip], window_samples, cut, settings
     )
@@ -474,8 +476,9 @@ def make_windows(
     add = jax.random.bernoulli(keys[7], settings.noise_probability, (n, 1))
     audio = jnp.where(add, noisy, audio)
 
-    target = jnp.where(cut, unknown, label)
-    labels = jax.nn.one_hot(target, n_classes)
+    labels = bank.targets[clip].astype(jnp.float32)
+    if unknown is not None:
+        labels = jnp.where(cut[:, None], jax.nn.one_hot(unknown, n_classes), labels)
     words = jax.nn.one_hot(bank.word[clip], n_words) * ~cut[:, None]
     k_share, k_on = jax.random.split(keys[8])
     share = jax.random.uniform(k_share, (n, 1), maxval=settings.mixup_max)

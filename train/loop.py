@@ -121,6 +121,7 @@ def to_bank(clips: Clips) -> Bank:
         length=jnp.array(clips.length, jnp.int32),
         active=jnp.array(clips.active, jnp.int32),
         label=jnp.array(clips.label, jnp.int32),
+        targets=jnp.array(clips.targets),
         word=jnp.array(clips.word, jnp.int32),
     )
 
@@ -128,12 +129,13 @@ def to_bank(clips: Clips) -> Bank:
 def draw_weights(clips: Clips, class_weight: dict[str, float]) -> jax.Array:
     """Return the cumulative probability of drawing each clip, ``[clips]``.
 
-    Classes are drawn by ``class_weight`` (default 1); within a class clips by source weight.
+    Classes are drawn by ``class_weight`` (default 1); within a class clips by source weight. A clip
+    with several labels is drawn for each of them.
     """
     own = np.array([s.weight for s in clips.sources])[clips.source]
-    total = np.bincount(clips.label, own, minlength=len(clips.labels))
     per_class = np.array([class_weight.get(name, 1.0) for name in clips.labels])
-    probability = own / total[clips.label] * per_class[clips.label]
+    share = clips.targets * own[:, None]
+    probability = (share / share.sum(axis=0) * per_class).sum(axis=1)
     return jnp.array(np.cumsum(probability) / probability.sum(), jnp.float32)
 
 
@@ -175,8 +177,13 @@ def make_step(
         k_model, k_words = jax.random.split(key)
         nnx.reseed(model, params=k_model, dropout=k_model, default=k_model)
         vectors = model.trunk(mel)[:, :, 0]
-        smooth = optax.smooth_labels(labels, recipe.label_smoothing)
-        loss = optax.softmax_cross_entropy(model.head(vectors), smooth).mean()
+        if recipe.task == "single-label":
+            smooth = optax.smooth_labels(labels, recipe.label_smoothing)
+            loss = optax.softmax_cross_entropy(model.head(vectors), smooth).mean()
+        else:
+            # Each label is a question of its own, with two answers to smooth between.
+            smooth = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
+            loss = optax.sigmoid_binary_cross_entropy(model.head(vectors), smooth).mean()
         keep = jax.random.bernoulli(k_words, 1 - _WORD_DROPOUT, (mel.shape[0], network.features))
         pooled = vectors.mean(axis=1) * keep / (1 - _WORD_DROPOUT)
         word_loss = optax.softmax_cross_entropy(word_head(pooled), words).mean()
@@ -199,8 +206,8 @@ def make_step(
             sample_rate_hz=recipe.front_end.sample_rate_hz,
             n_classes=n_classes,
             n_words=n_words,
-            unknown=recipe.labels.index(recipe.unknown),
-            silence=recipe.labels.index(recipe.silence),
+            unknown=None if recipe.unknown is None else recipe.labels.index(recipe.unknown),
+            silence=None if recipe.silence is None else recipe.labels.index(recipe.silence),
             settings=recipe.augment,
         )
         views = jnp.tile(log_mel(audio, recipe.front_end), (recipe.views, 1, 1))
@@ -344,7 +351,7 @@ def fit(
         DataError: If a class has no clip to train on.
         RunError: If the run's snapshots belong to another model.
     """
-    counts = np.bincount(train.label, minlength=len(train.labels))
+    counts = train.targets.sum(axis=0)
     absent = [name for name, count in zip(train.labels, counts, strict=True) if count == 0]
     if absent:
         raise DataError(f"no clip to train on for {', '.join(absent)}; check sources and split")
@@ -389,7 +396,7 @@ def fit(
             accuracy = 0.0
             if len(windows):
                 guess = predict(*state.average, windows)
-                accuracy = float((guess == validation.label).mean())
+                accuracy = float(validation.targets[np.arange(len(guess)), guess].mean())
             if accuracy >= float(state.best_accuracy):
                 state = state._replace(
                     best=jax.tree.map(jnp.array, state.average), best_accuracy=jnp.array(accuracy)

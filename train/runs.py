@@ -69,9 +69,8 @@ class Workspace:
             n = render_words(synthesis.words, synthesis.renderings, folder)
             if n:
                 report(f"rendered {n} synthetic clips into {folder}")
-        return load_clips(
-            recipe.sources, recipe.labels, recipe.front_end.sample_rate_hz, self.data, self.work
-        )
+        rate_hz = recipe.front_end.sample_rate_hz
+        return load_clips(recipe.sources, recipe.labels, rate_hz, self.data, self.work, recipe.task)
 
 
 def choose_split(plan: Plan, recipe: Recipe, clips: Clips) -> Split:
@@ -79,7 +78,7 @@ def choose_split(plan: Plan, recipe: Recipe, clips: Clips) -> Split:
     if plan.hold_out:
         return split_hold_out(clips, plan.hold_out)
     if plan.fold is not None:
-        return split_fold(clips, plan.fold, recipe.leave_one_out, recipe.validate)
+        return split_fold(clips, plan.fold, recipe.leave_one_out, recipe.validate, recipe.fold_by)
     return split_all(clips)
 
 

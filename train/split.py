@@ -2,11 +2,13 @@
 
 Between `train.data` and `train.loop`. A group is hashed (SHA-256, so for ever the same) into one
 of ten buckets; fold ``k`` of five holds out two buckets and validates on a third. Sources with a
-handful of speakers use leave-one-group-out instead. A group on two sides is an error.
+handful of speakers use leave-one-group-out instead, sets that come with folds or sides their own. A
+group on two sides is an error.
 """
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,11 @@ from train.errors import DataError
 
 N_BUCKETS = 10
 N_HASH_FOLDS = 5
+FoldBy = Literal["group", "split"]
+VALIDATION_NAMES = ("val", "valid", "validation", "dev")
+TEST_NAMES = ("test", "testing", "eval", "evaluation")
+"""What data sets call their sides; every other name is trained on."""
+_SHOWN_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -50,16 +57,25 @@ def check_disjoint(groups: NDArray[np.str_], split: Split) -> None:
             if shared:
                 raise DataError(
                     f"{len(shared)} group(s) in both {first} and {second}: "
-                    f"{', '.join(shared[:5])}; a speaker or recording may stand on one side only"
+                    f"{', '.join(shared[:_SHOWN_GROUPS])}"
+                    f"{', ...' if len(shared) > _SHOWN_GROUPS else ''}; "
+                    f"a speaker or recording may stand on one side only"
                 )
 
 
-def fold_groups(clips: Clips, leave_one_out: str | None) -> list[str]:
-    """Return the groups that are held out one at a time (sorted), or [] for hashed folds."""
+def fold_names(clips: Clips, leave_one_out: str | None, fold_by: FoldBy = "group") -> list[str]:
+    """Return what is held out one at a time (sorted): groups or splits; [] for hashed folds.
+
+    Args:
+        clips: All clips of the recipe.
+        leave_one_out: Source that is divided so; None for hashed folds.
+        fold_by: Divide it by its groups, or by the folds that the data set itself names.
+    """
     if leave_one_out is None:
         return []
-    prefix = f"{leave_one_out}/"
-    return sorted({g for g in clips.group.tolist() if g.startswith(prefix)})
+    index = [source.name for source in clips.sources].index(leave_one_out)
+    names = clips.group if fold_by == "group" else clips.split
+    return sorted(set(names[clips.source == index].tolist()))
 
 
 def split_all(clips: Clips) -> Split:
@@ -68,20 +84,27 @@ def split_all(clips: Clips) -> Split:
     return Split(train=~nothing, validation=nothing, test=nothing)
 
 
-def split_fold(clips: Clips, fold: int, leave_one_out: str | None, validate: bool) -> Split:
+def split_fold(
+    clips: Clips,
+    fold: int,
+    leave_one_out: str | None,
+    validate: bool,
+    fold_by: FoldBy = "group",
+) -> Split:
     """Hold out fold ``fold``.
 
     Args:
         clips: All clips of the recipe.
         fold: 0-based number.
-        leave_one_out: Source whose groups are held out one at a time; the other sources are
-            split by bucket. None splits every source by bucket.
+        leave_one_out: Source whose groups or splits are held out one at a time; the other sources
+            are split by bucket. None splits every source by bucket.
         validate: Keep one bucket for choosing the best checkpoint; otherwise it is trained on.
+        fold_by: What ``leave_one_out`` leaves out, see `fold_names`.
 
     Raises:
         DataError: If there is no such fold, or a group leaks.
     """
-    singles = fold_groups(clips, leave_one_out)
+    singles = fold_names(clips, leave_one_out, fold_by)
     n_folds = len(singles) or N_HASH_FOLDS
     if not 0 <= fold < n_folds:
         raise DataError(f"no fold {fold}; this recipe has folds 0 to {n_folds - 1}")
@@ -90,14 +113,35 @@ def split_fold(clips: Clips, fold: int, leave_one_out: str | None, validate: boo
     test = (bucket == held) | (bucket == held + 1)
     validation = (bucket == (held + 2) % N_BUCKETS) & validate
     if singles:
-        one_of_them = np.isin(clips.group, singles)
-        test = np.where(one_of_them, clips.group == singles[fold], test)
-        validation &= ~one_of_them
+        divided = clips.source == [s.name for s in clips.sources].index(leave_one_out or "")
+        names = clips.group if fold_by == "group" else clips.split
+        test = np.where(divided, names == singles[fold], test)
+        if fold_by == "group":
+            # A handful of speakers: each is worth more in training than in validation.
+            validation &= ~divided
+        validation &= ~test
     for source in clips.sources:
         kept = np.isin(clips.group, [f"{source.name}/{g}" for g in source.always_trained])
         test &= ~kept
         validation &= ~kept
     return _finish(clips, validation, test)
+
+
+def split_official(clips: Clips) -> Split:
+    """Split as the data sets themselves say; what names no side is trained on.
+
+    Raises:
+        DataError: If nothing is held out, or a group leaks.
+    """
+    name = np.char.lower(clips.split)
+    test = np.isin(name, TEST_NAMES)
+    if not test.any():
+        found = ", ".join(repr(n) for n in sorted(set(clips.split.tolist()))[:_SHOWN_GROUPS])
+        raise DataError(
+            f"no clip is in a test split ({', '.join(TEST_NAMES)}; found: {found}); hold out "
+            f"groups instead, with --fold or --hold-out"
+        )
+    return _finish(clips, np.isin(name, VALIDATION_NAMES), test)
 
 
 def split_hold_out(clips: Clips, groups: list[str]) -> Split:

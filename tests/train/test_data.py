@@ -38,7 +38,7 @@ def test_second_load_decodes_nothing(
     def refuse(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("train.data.decode_clip", refuse)
+    monkeypatch.setattr("train.data.cache.decode_clip", refuse)
     again = load_clips(recipe.sources, recipe.labels, 8_000, data_root, tmp_path / "work")
     np.testing.assert_array_equal(again.audio, clips.audio)
     np.testing.assert_array_equal(again.active, clips.active)
@@ -79,8 +79,10 @@ def test_centred_windows() -> None:
             length=np.array([samples]),
             active=np.array([[0, samples]]),
             label=np.zeros(1, np.int32),
+            targets=np.ones((1, 1), bool),
             word=np.zeros(1, np.int32),
             source=np.zeros(1, np.int32),
+            split=np.array([""]),
             group=np.array(["a"]),
             path=np.array(["a"]),
             labels=("a",),

@@ -15,8 +15,9 @@ import msgspec
 
 from streamcls.features import FrontEnd
 from train.augment import Augment
-from train.data import Source
+from train.data import Source, Task
 from train.errors import RecipeError
+from train.split import FoldBy
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,22 @@ class Recipe:
     name: str
     title: str
     labels: tuple[str, ...]
-    unknown: str
-    """Label of sounds that are words but none of the others."""
-    silence: str
-    """Label of windows without a word."""
+    unknown: str | None
+    """Label of sounds that are words but none of the others; None if there is none."""
+    silence: str | None
+    """Label of windows without a word; None if there is none."""
     sources: tuple[Source, ...]
     front_end: FrontEnd
     architecture: str
     model: dict[str, Any] = field(default_factory=dict)
     """Settings that differ from the architecture's defaults."""
     synthesis: tuple[Synthesis, ...] = ()
+    task: Task = "single-label"
+    """Whether the labels exclude each other (softmax) or each is its own question (sigmoid)."""
     leave_one_out: str | None = None
     """Source whose groups are the folds; None: five folds by hash of the group."""
+    fold_by: FoldBy = "group"
+    """With ``split`` the folds are those that the source ``leave_one_out`` itself names."""
     validate: bool = True
     """Keep a tenth of the groups to choose the best checkpoint; otherwise the last is kept."""
     class_weight: dict[str, float] = field(default_factory=dict)
@@ -85,8 +90,13 @@ class Recipe:
         if self.views < 1 or self.batch_size % self.views:
             raise RecipeError(f"views = {self.views}, must divide batch_size = {self.batch_size}")
         for name in (self.unknown, self.silence):
-            if name not in self.labels:
+            if name is not None and name not in self.labels:
                 raise RecipeError(f"label {name!r} is none of {', '.join(self.labels)}")
+
+    @property
+    def unknown_labels(self) -> list[str]:
+        """Labels that mean "nothing I know", in the order of a checkpoint's header."""
+        return [name for name in (self.unknown, self.silence) if name is not None]
 
     def without_synthesis(self) -> "Recipe":
         """Return the recipe without rendered speakers."""

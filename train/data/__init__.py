@@ -1,0 +1,35 @@
+"""Labelled clips: a folder in any known layout -> manifest rows -> decoded once -> one array.
+
+First stage of training: ``layouts`` says what a folder holds, ``decode`` and ``cache`` turn its
+files into one memory map, ``clips`` joins data sets into the array that training draws from, and
+``check`` tells what is wrong with a data set before anything is trained on it.
+"""
+
+from train.data.clips import (
+    Clips,
+    Relabel,
+    Source,
+    Spelling,
+    Task,
+    centre_in_windows,
+    keep_label,
+    load_clips,
+)
+from train.data.decode import decode_clip, find_active_span
+from train.data.manifest import ManifestRow, read_manifest, write_manifest
+
+__all__ = [
+    "Clips",
+    "ManifestRow",
+    "Relabel",
+    "Source",
+    "Spelling",
+    "Task",
+    "centre_in_windows",
+    "decode_clip",
+    "find_active_span",
+    "keep_label",
+    "load_clips",
+    "read_manifest",
+    "write_manifest",
+]
