@@ -39,10 +39,12 @@ class Ring:
     At any quiet moment ``written + skipped == read + dropped + pending``.
 
     Args:
-        capacity_samples: Samples held; a hop may be at most half of it.
+        capacity_samples: Samples held; a hop may be at most half of it (without `keep_samples`).
         sample_rate_hz: The model's rate.
         on_data: Called by the writer whenever there is news for the reader (audio, a hole, the
             end); typically ``threading.Event.set`` of one event shared by all rings.
+        keep_samples: Of the capacity, what a writer that waits for space leaves behind the reader
+            for `rewind`.
 
     Attributes:
         written: Samples stored since the start.
@@ -59,10 +61,14 @@ class Ring:
         capacity_samples: int,
         sample_rate_hz: int,
         on_data: Callable[[], None] = lambda: None,
+        keep_samples: int = 0,
     ) -> None:
-        if capacity_samples < 2:
-            raise ValueError(f"capacity_samples is {capacity_samples}, must be at least 2")
+        if capacity_samples - keep_samples < 2:
+            raise ValueError(
+                f"capacity_samples is {capacity_samples}, must be at least {keep_samples + 2}"
+            )
         self.capacity_samples = capacity_samples
+        self.keep_samples = keep_samples
         self.sample_rate_hz = sample_rate_hz
         self._samples: FloatArray = np.zeros(capacity_samples, np.float32)
         self._clock = StreamClock(sample_rate_hz)
@@ -78,6 +84,7 @@ class Ring:
         self._position = 0
         self._index = 0
         self._hop_end_index = 0
+        self._run_position = 0  # where the audio read last without a loss in between begins
         self.read = 0
         self.passed = 0
         self.discarded = 0
@@ -152,10 +159,10 @@ class Ring:
             False when there was still no space after `timeout_s`.
 
         Raises:
-            ValueError: `n_samples` is more than half the capacity, which could wait for ever
-                for a reader that waits for a whole hop.
+            ValueError: `n_samples` is more than half of what can be waited for, which could take
+                for ever with a reader that waits for a whole hop.
         """
-        limit = self.capacity_samples // 2
+        limit = (self.capacity_samples - self.keep_samples) // 2
         if n_samples > limit:
             raise ValueError(f"cannot wait for {n_samples} samples, the limit is {limit}")
         self._space.clear()
@@ -165,10 +172,11 @@ class Ring:
         return self._free_samples() >= n_samples
 
     def _free_samples(self) -> int:
-        return self.capacity_samples - (self.written - self._position)
+        return self.capacity_samples - self.keep_samples - (self.written - self._position)
 
     def _note_nonfinite(self, start: int, end: int) -> None:
-        spans = [span for span in self._nonfinite if span[1] > self._index]
+        oldest = self._index - self.capacity_samples  # further back the reader cannot go
+        spans = [span for span in self._nonfinite if span[1] > oldest]
         if spans and (spans[-1][1] == start or len(spans) == MAX_SEGMENTS):
             start = spans.pop()[0]  # too many to tell apart: rather flag too much
         self._nonfinite = (*spans, (start, end))
@@ -220,10 +228,10 @@ class Ring:
             Where the hop lies, or None when there is no whole hop yet.
 
         Raises:
-            ValueError: `out` is longer than half the ring.
+            ValueError: `out` is longer than half the ring (without what it keeps).
         """
         hop_samples = out.size
-        limit = self.capacity_samples // 2
+        limit = (self.capacity_samples - self.keep_samples) // 2
         if not 1 <= hop_samples <= limit:
             raise ValueError(f"a hop has 1 to {limit} samples in this ring, not {hop_samples}")
         while True:
@@ -242,11 +250,40 @@ class Ring:
         start, end = self._index, self._index + n_real
         nonfinite = any(first < end and last > start for first, last in self._nonfinite)
         hop = Hop(start, n_real, start - self._hop_end_index, nonfinite)
+        if hop.lost_samples > 0:
+            self._run_position = self._position
         self._move(self._position + n_real, segments)
         self._hop_end_index = end
         self.read += n_real
         self._space.set()
         return hop
+
+    def rewind(self, hop_samples: int, n_hops: int) -> int:
+        """Go back, so that the newest audio that was read is read again, and no longer `read`.
+
+        Never past a loss, past what is still stored, or so far that the writer could not go on
+        meanwhile: `keep_samples`, or three quarters of the ring in all. A loss that was told
+        with a hop is not told again.
+
+        Args:
+            hop_samples: Only whole hops of this many samples count.
+            n_hops: As many of them at most.
+
+        Returns:
+            How many hops the reader went back.
+        """
+        if self._index != self._hop_end_index:
+            return 0  # a loss lies between the audio read last and what comes next
+        _, written, oldest = self._look()
+        room = min(self._position - self.keep_samples, written - self.capacity_samples * 3 // 4)
+        furthest = max(room, oldest, self._run_position)
+        hops = max(0, min(n_hops, (self._position - furthest) // hop_samples))
+        back = hops * hop_samples
+        self._position -= back
+        self._index -= back
+        self._hop_end_index -= back
+        self.read -= back
+        return hops
 
     def _look(self) -> tuple[tuple[Segment, ...], int, int]:
         """Return segments, samples written and lowest readable position, fitting together."""

@@ -142,22 +142,29 @@ def test_free_running_writer_overruns_and_skips_but_tears_nothing(seed: int) -> 
             st.tuples(st.just("write"), st.integers(1, 100)),
             st.tuples(st.just("skip"), st.integers(1, 30)),
             st.tuples(st.just("read"), st.integers(1, 4)),
+            st.tuples(st.just("rewind"), st.integers(1, 9)),
         ),
         max_size=60,
     ),
+    keep_samples=st.sampled_from([0, 15]),
 )
-def test_accounting_holds_after_every_step(hop_samples: int, steps: list[tuple[str, int]]) -> None:
-    ring = Ring(40, RATE_HZ)
+def test_accounting_holds_after_every_step(
+    hop_samples: int, steps: list[tuple[str, int]], keep_samples: int
+) -> None:
+    ring = Ring(40 + keep_samples, RATE_HZ, keep_samples=keep_samples)
     out = np.empty(hop_samples, np.float32)
     present: set[int] = set()
     seen: list[int] = []
     hops: list[Hop] = []
+    told = 0
 
     def read() -> bool:
+        nonlocal told
         hop = ring.read_hop(out)
         if hop is not None:
             assert_hop_is_ramp(hop, out)
-            hops.append(hop)
+            hops.append(hop._replace(lost_samples=hop.lost_samples + told))
+            told = 0
             seen.extend(range(hop.sample_start, hop.sample_start + hop.n_real))
         return hop is not None
 
@@ -167,6 +174,14 @@ def test_accounting_holds_after_every_step(hop_samples: int, steps: list[tuple[s
             write_ramp(ring, n)
         elif what == "skip":
             ring.skip(n)
+        elif what == "rewind":
+            back = ring.rewind(hop_samples, n)
+            assert back <= min(n, len(hops))
+            if back:
+                # Only audio without a loss in it, and that is read again from where it began.
+                assert all(hop.lost_samples == 0 for hop in hops[len(hops) - back + 1 :])
+                told += hops[-back].lost_samples  # once is enough
+                del hops[-back:], seen[-back * hop_samples :]
         else:
             for _ in range(n):
                 read()
@@ -206,6 +221,41 @@ def test_hole_discards_the_piece_in_front_of_it_and_is_told_by_the_next_hop() ->
     assert ring.read_hop(out) == Hop(1020, 10, 1010)
     assert (ring.discarded, ring.passed, ring.overrun_events) == (4, 1006, 0)
     assert_balanced(ring)
+
+
+def test_a_rewound_reader_hears_its_newest_audio_again() -> None:
+    ring = Ring(100, RATE_HZ, keep_samples=40)
+    out = np.empty(10, np.float32)
+    write_ramp(ring, 13)
+    ring.skip(7)
+    write_ramp(ring, 75)  # 20..94
+    while ring.read_hop(out):
+        pass
+    assert (ring.read, ring.pending) == (80, 5)
+    # In other hops, and only whole ones; the writer keeps a quarter of the ring to go on.
+    assert ring.rewind(8, 100) == 8
+    assert (ring.read, ring.pending) == (80 - 64, 5 + 64)
+    assert ring.read_hop(out[:8]) == Hop(26, 8, 0)
+    assert_hop_is_ramp(Hop(26, 8, 0), out[:8])
+    assert_balanced(ring)
+    # Not past the loss, however much is asked for, and never in front of the first sample.
+    assert ring.rewind(1, 100) == 34 - 20
+    assert ring.read_hop(out) == Hop(20, 10, 0)
+    assert Ring(100, RATE_HZ).rewind(10, 5) == 0
+
+
+def test_a_writer_that_waits_leaves_what_is_kept() -> None:
+    ring = Ring(100, RATE_HZ, keep_samples=40)
+    out = np.empty(10, np.float32)
+    for _ in range(30):
+        while ring.wait_for_space(10, 0):
+            write_ramp(ring, 10)
+        assert ring.read_hop(out)
+        heard = ring.read // 10
+        assert ring.rewind(10, 9) == min(4, heard)
+        while ring.available() > 50:
+            assert ring.read_hop(out)
+    assert ring.overrun_events == 0
 
 
 def test_end_of_stream_pads_the_last_hop() -> None:
