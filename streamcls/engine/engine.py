@@ -3,14 +3,16 @@
 Flow: ring -> **engine** (features, model) -> publish. The thread sleeps on one event that every
 ring sets when it has news. A tick takes at most one hop from each stream, so a stream with a
 backlog cannot hold up the others. Streams join and leave between two ticks by taking and freeing a
-slot; nothing compiles after `Executor.warm_up`.
+slot; nothing compiles after `Executor.warm_up`. Another model takes over between two ticks, too:
+every reader goes back by a window, so that the model has heard it all.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,10 +71,8 @@ class Engine:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._failure: Exception | None = None
-        largest = executor.buckets[-1]
-        self._audio = np.zeros((largest, executor.hop_samples), np.float32)
-        self._slots = np.zeros(largest, np.int32)
-        self._fresh = np.zeros(largest, bool)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._allocate_staging()
         self.windows = 0
         self.ticks = 0
         self.latency = LatencyHistogram()
@@ -129,6 +129,73 @@ class Engine:
             if stream is not None:
                 self._free_slots.append(stream.slot)
 
+    def call(self, function: Callable[[], None], timeout_s: float = 10.0) -> None:
+        """Run ``function`` in the engine's thread between two ticks and wait for its end.
+
+        Raises:
+            ModelError: The engine did not come to it in time, or has ended.
+            Exception: What ``function`` raised.
+        """
+        future: Future[None] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function())
+                except Exception as error:  # noqa: BLE001 - for the caller, whatever it is
+                    future.set_exception(error)
+
+        self._calls.append(run)
+        self._wake.set()
+        try:
+            future.result(timeout_s)
+        except TimeoutError:
+            if future.cancel():
+                raise ModelError(
+                    f"the engine did not finish its work within {timeout_s:g} s; "
+                    f"is the machine overloaded?"
+                ) from None
+            future.result()  # it has begun just now and takes no longer than a tick
+
+    def swap(self, executor: Executor) -> None:
+        """Go on with another executor; in the engine's thread, between two ticks (`call`).
+
+        Every stream keeps its place: its ring is rewound by the window of the new executor, which
+        hears it again before it predicts. So the next prediction is the one that the new model
+        would have made, had it run all along, and it is that of the next hop. A stream whose ring
+        does not reach back so far (it has just begun, or the new window is much longer) is silent
+        until its window is full, without a new epoch.
+
+        Args:
+            executor: Warmed up, for the rate of the rings.
+
+        Raises:
+            ModelError: It has fewer slots than there are streams; nothing was changed.
+        """
+        with self._lock:
+            if len(self._streams) > executor.max_streams:
+                raise ModelError(
+                    f"{len(self._streams)} streams are there, inference.max_streams is "
+                    f"{executor.max_streams}; raise it, or remove streams first"
+                )
+            self._executor = executor
+            self._allocate_staging()
+            self._free_slots = deque(range(executor.max_streams))
+            for name, stream in self._streams.items():
+                tracker = stream.tracker.succeed(executor.window_samples, executor.hop_samples)
+                if stream.tracker.hops > 0:
+                    stream.ring.rewind(executor.hop_samples, tracker.hops_per_window - 1)
+                slot = self._free_slots.popleft()
+                self._streams[name] = replace(stream, slot=slot, tracker=tracker)
+        self._wake.set()
+
+    def _allocate_staging(self) -> None:
+        executor = self._executor
+        largest = executor.buckets[-1]
+        self._audio = np.zeros((largest, executor.hop_samples), np.float32)
+        self._slots = np.zeros(largest, np.int32)
+        self._fresh = np.zeros(largest, bool)
+
     def tick(self) -> bool:
         """Step every stream that has a hop, once; tell whether there was any.
 
@@ -162,10 +229,15 @@ class Engine:
             while not self._stopping.is_set():
                 self._wake.wait(_IDLE_WAIT_S)
                 self._wake.clear()
+                self._run_calls()
                 while not self._stopping.is_set() and self.tick():
-                    pass
+                    self._run_calls()
         except Exception as error:  # noqa: BLE001 - the daemon must learn of it, whatever it is
             self._failure = error
+
+    def _run_calls(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
 
     def _step(self, tile: list[tuple[_Stream, Hop]]) -> None:
         """Run the hops in the first rows of the staging arrays and emit what is complete."""
@@ -175,7 +247,7 @@ class Engine:
         for row, (stream, hop) in enumerate(tile):
             clipped = float(result.peak[row]) >= FULL_SCALE
             stream.tracker.add(hop, float(result.mean_square[row]), clipped)
-            if stream.tracker.complete:
+            if stream.tracker.tells:
                 self._emit(stream, result, row)
 
     def _emit(self, stream: _Stream, result: StepResult, row: int) -> None:
@@ -216,4 +288,5 @@ class Engine:
             result = self._executor.step(self._audio[:1], self._slots[:1], self._fresh[:1])
             stream.tracker.add_padding()
         assert result is not None
-        self._emit(stream, result, 0)
+        if stream.tracker.tells:
+            self._emit(stream, result, 0)

@@ -26,21 +26,24 @@ class WindowTracker:
     Args:
         window_samples: Audio behind one prediction.
         hop_samples: New audio per prediction.
+        epoch: Of the first hop; it increases by one with every loss.
+        told_until: Predictions whose audio ends no later were made before, by another model.
 
     Attributes:
-        epoch: Starts at 0, increases by one with every loss.
+        epoch: Of the newest hop.
         hops: Hops heard in this epoch.
         sample_end: Index one past the newest real sample.
         level_dbfs: Level of the newest hop with real audio.
         flags: What the window's audio suffered, in order of `Flag`.
     """
 
-    def __init__(self, window_samples: int, hop_samples: int):
+    def __init__(self, window_samples: int, hop_samples: int, epoch: int = 0, told_until: int = 0):
+        self._told_until = told_until
         self._window_samples = window_samples
         self._hop_samples = hop_samples
         self.hops_per_window = -(-window_samples // hop_samples)
         self._history: deque[tuple[bool, bool, bool]] = deque(maxlen=self.hops_per_window)
-        self.epoch = 0
+        self.epoch = epoch
         self.hops = 0
         self.sample_end = 0
         self.level_dbfs = _LOWEST_DBFS
@@ -50,6 +53,11 @@ class WindowTracker:
     def complete(self) -> bool:
         """The newest window holds one epoch's audio only."""
         return self.hops >= self.hops_per_window
+
+    @property
+    def tells(self) -> bool:
+        """The newest window is complete and no prediction about it was made before."""
+        return self.complete and self.sample_end > self._told_until
 
     @property
     def sample_start(self) -> int:
@@ -69,6 +77,11 @@ class WindowTracker:
         if self.sample_end < self._hop_end:
             found.append(Flag.PADDED)
         return tuple(found)
+
+    def succeed(self, window_samples: int, hop_samples: int) -> "WindowTracker":
+        """Return the tracker of the model that takes over: same epoch, nothing told twice."""
+        told_until = max(self._told_until, self.sample_end if self.complete else 0)
+        return WindowTracker(window_samples, hop_samples, self.epoch, told_until)
 
     def starts_epoch(self, hop: Hop) -> bool:
         """Tell whether the state must start anew for this hop."""

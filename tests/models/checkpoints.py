@@ -10,10 +10,18 @@ from tests.models.networks import build_seasoned
 LABELS = [f"class_{index}" for index in range(11)] + ["unknown"]
 
 
-def save_seasoned(path: Path, architecture: str = "tc_resnet_8", **changes) -> Path:
+def save_seasoned(
+    path: Path,
+    architecture: str = "tc_resnet_8",
+    *,
+    front_end: FrontEnd | None = None,
+    seed: int = 0,
+    **changes,
+) -> Path:
     """Write a checkpoint of ``architecture``; ``changes`` override header fields."""
-    front_end = FrontEnd()
-    model = build_seasoned(architecture, front_end.n_mels, len(LABELS))
+    front_end = front_end or FrontEnd()
+    labels, settings = changes.get("labels", LABELS), changes.get("settings")
+    model = build_seasoned(architecture, front_end.n_mels, len(labels), settings, seed)
     fields = {
         "name": "seasoned",
         "description": "untrained network for tests",

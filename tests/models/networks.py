@@ -7,13 +7,15 @@ from flax import nnx
 from streamcls.models import Classifier, build_model
 
 
-def build_seasoned(architecture: str, n_mels: int = 40, n_classes: int = 12) -> Classifier:
+def build_seasoned(
+    architecture: str, n_mels: int = 40, n_classes: int = 12, settings=None, seed: int = 0
+) -> Classifier:
     """Build a network whose normalisation has seen data, as after training.
 
     With the statistics of a fresh network activations grow from layer to layer and absolute
     tolerances on logits mean nothing.
     """
-    model = build_model(architecture, None, n_mels, n_classes, nnx.Rngs(0))
+    model = build_model(architecture, settings, n_mels, n_classes, nnx.Rngs(seed))
     norms = [module for _, module in nnx.iter_modules(model) if isinstance(module, nnx.BatchNorm)]
     for norm in norms:
         norm.momentum = 0.0  # the statistics become those of the one batch below
