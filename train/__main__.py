@@ -1,4 +1,4 @@
-"""``python -m train``: fit, evaluate, cross-validate, export, synth, recipes.
+"""``python -m train``: data, fit, evaluate, cross-validate, export, synth, recipes.
 
 Every expected failure is one message on standard error and exit status 2.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streamcls.errors import StreamclsError
-from train.errors import RecipeError
+from train.errors import DataError, RecipeError
 
 DEFAULT_DATA = "../shared/data"
 
@@ -123,6 +123,33 @@ def _synth(args: argparse.Namespace) -> None:
     _say(f"rendered {n} clips into {args.out}")
 
 
+def _data_check(args: argparse.Namespace) -> int:
+    import msgspec
+
+    from train.data.check import check_folder, format_result
+
+    result = check_folder(args.folder, args.layout)
+    if args.json:
+        _say(msgspec.json.format(msgspec.json.encode(result), indent=1).decode())
+    else:
+        _say(format_result(result))
+    return 1 if result.problems else 0
+
+
+def _data_manifest(args: argparse.Namespace) -> None:
+    from train.data import write_manifest
+    from train.data.layouts import read_folder
+
+    listing = read_folder(args.folder, args.layout)
+    out = args.folder / "manifest.csv" if args.out is None else args.out
+    if out.exists():
+        raise DataError(f"{out} exists; name another file with --out, or remove it")
+    write_manifest(listing.rows, out)
+    for note in listing.notes:
+        _say(f"note: {note}")
+    _say(f"wrote {len(listing.rows)} clips in layout {listing.layout} to {out}")
+
+
 def _recipes(_: argparse.Namespace) -> None:
     from train.recipes import load_recipe, recipe_names
 
@@ -191,6 +218,22 @@ def make_parser() -> argparse.ArgumentParser:
     synth.add_argument("--renderings", type=int, default=60, help="clips per word (default: 60)")
     synth.set_defaults(run=_synth)
 
+    data = commands.add_parser("data", help="look into a folder of clips")
+    deeds = data.add_subparsers(required=True, metavar="COMMAND")
+    folder = argparse.ArgumentParser(add_help=False)
+    folder.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
+    folder.add_argument("--layout", help="how it is laid out (default: recognised)")
+    check = deeds.add_parser(
+        "check", parents=[folder], help="say what is wrong with it; status 1 if something is"
+    )
+    check.add_argument("--json", action="store_true", help="print everything as JSON")
+    check.set_defaults(run=_data_check)
+    manifest = deeds.add_parser(
+        "manifest", parents=[folder], help="write its clips as manifest.csv, to edit"
+    )
+    manifest.add_argument("--out", type=Path, help="file to write (default: DIR/manifest.csv)")
+    manifest.set_defaults(run=_data_manifest)
+
     recipes = commands.add_parser("recipes", help="list the recipes")
     recipes.set_defaults(run=_recipes)
     return parser
@@ -200,14 +243,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     args = make_parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except StreamclsError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last epoch", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

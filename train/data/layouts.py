@@ -267,11 +267,12 @@ def _read_fsd50k(folder: Path) -> tuple[list[ManifestRow], list[str]]:
 
 
 def _audioset_tables(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.glob("*.csv"))
-        if "YTID" in path.open(encoding="utf-8", errors="replace").read(2_000)
-    ]
+    tables = []
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if "YTID" in file.read(2_000):
+                tables.append(path)
+    return tables
 
 
 def _read_audioset(folder: Path) -> tuple[list[ManifestRow], list[str]]:
