@@ -296,7 +296,14 @@ class Roster:
         self._publisher.publish_health(health)
         serious = health.state in AWAY - {HealthState.ENDED}
         level = logging.WARNING if serious else logging.INFO
-        log.log(level, "stream %s is %s: %s", health.stream, health.state, health.reason)
+        log.log(
+            level,
+            "stream %s is %s: %s",
+            health.stream,
+            health.state,
+            health.reason,
+            extra={"stream": health.stream, "state": health.state},
+        )
 
 
 def _parse_source(stream: StreamConfig) -> Source:

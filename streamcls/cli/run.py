@@ -1,13 +1,13 @@
 """`streamcls run`: the daemon in the foreground."""
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
 from streamcls.cli.flags import add_configuration, add_overrides, read_overrides
 from streamcls.cli.manual import Page, add_command
 from streamcls.config import load_config
+from streamcls.logs import configure_logging
 
 _PAGE = Page(
     description="""\
@@ -49,10 +49,7 @@ def add_parser(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, read_overrides(arguments))
-    logging.basicConfig(
-        level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    configure_logging(config.log.level)
     from streamcls.daemon import run_daemon
 
     return run_daemon(config, summary_path=arguments.summary_json)
