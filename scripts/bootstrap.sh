@@ -11,7 +11,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 UV_REQUIREMENT='uv>=0.6'
-SYSTEM_PACKAGES='libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins espeak-ng'
+SYSTEM_PACKAGES='libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins espeak-ng
+systemd systemd-container'
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }

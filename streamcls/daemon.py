@@ -43,6 +43,9 @@ from streamcls.units import samples_to_ms
 
 _WATCH_PERIOD_S = 0.2
 _STATUS_PERIOD_S = 5.0
+_STATUS_STREAMS = 3
+_COMPILE_LIMIT_S = 600.0
+"""A start that compiles for longer hangs; a slow machine without a cache takes minutes."""
 log = logging.getLogger(__name__)
 
 
@@ -62,7 +65,7 @@ def run_daemon(config: Config, summary_path: Path | None = None) -> int:
     daemon = Daemon(config)
     with stop_on_signals(daemon.stop), Notifier() as notifier:
         try:
-            daemon.start()
+            daemon.start(notifier)
             daemon.serve(notifier)
         finally:
             notifier.stopping()
@@ -133,7 +136,7 @@ class Daemon:
             self._ingest = Ingest(config.ingest.endpoint, **sockets)
         self._engine: Engine | None = None
 
-    def start(self) -> None:
+    def start(self, notifier: Notifier) -> None:
         """Bind the sockets, compile every bucket, then capture.
 
         The sockets come first: an address in use is found before seconds of compiling, and
@@ -149,6 +152,7 @@ class Daemon:
             log.info("audio of senders is taken on %s", self._ingest.endpoint)
         if enable_compilation_cache() is None:
             log.warning("no writable compilation cache: every start compiles anew")
+        notifier.extend_start(_COMPILE_LIMIT_S, f"compiling model {self.checkpoint.header.name}")
         began_s = time.monotonic()
         executor = build_executor(
             self.checkpoint, self._hop_samples, self._config.inference.max_streams
@@ -166,12 +170,15 @@ class Daemon:
             executor, self._wake, self._roster.take_prediction, self._roster.take_end
         )
         self._engine.start()
-        self._wait_for_subscriber()
+        self._wait_for_subscriber(notifier)
         self._roster.start(self._engine, self._ingest)
 
-    def _wait_for_subscriber(self) -> None:
+    def _wait_for_subscriber(self, notifier: Notifier) -> None:
         """Hold a file that is read at full speed until somebody listens, if configured."""
-        give_up_s = time.monotonic() + self._config.publish.wait_for_subscriber_s
+        limit_s = self._config.publish.wait_for_subscriber_s
+        if limit_s > 0:
+            notifier.extend_start(limit_s + _COMPILE_LIMIT_S, "waiting for a subscriber")
+        give_up_s = time.monotonic() + limit_s
         while (left_s := give_up_s - time.monotonic()) > 0 and not self._stopping.is_set():
             if self._publisher.wait_for_subscriber(min(left_s, _WATCH_PERIOD_S)):
                 return
@@ -226,13 +233,17 @@ class Daemon:
     def _describe(self) -> str:
         """Return one line for ``systemctl status``."""
         assert self._engine is not None
-        states = self._roster.states()
-        live = sum(state in (HealthState.LIVE, HealthState.SILENT) for state in states)
-        latency_ms = self._engine.latency.percentile(99) * 1000
-        return (
-            f"{live}/{len(states)} streams live, {self._engine.windows} windows, "
-            f"latency p99 {latency_ms:.0f} ms"
-        )
+        healths = self._roster.healths()
+        others = [f"{one.stream} {one.state}" for one in healths if one.state != HealthState.LIVE]
+        figures = [
+            f"{len(healths) - len(others)}/{len(healths)} streams live",
+            *others[:_STATUS_STREAMS],
+            f"{self._engine.windows} windows",
+            f"{sum(one.dropped_samples for one in healths)} samples dropped",
+        ]
+        if self._engine.latency.count:
+            figures.append(f"latency p99 {self._engine.latency.percentile(99) * 1000:.0f} ms")
+        return ", ".join(figures)
 
     def _summarise(self) -> Summary:
         publisher = self._publisher.stats()

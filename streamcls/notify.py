@@ -55,6 +55,10 @@ class Notifier:
         """Set the line that ``systemctl status`` shows."""
         return self._send(*_status(text))
 
+    def extend_start(self, limit_s: float, status: str) -> bool:
+        """Ask for so much time, from now on, to get ready; what the unit grants is for the rest."""
+        return self._send(f"EXTEND_TIMEOUT_USEC={round(limit_s * 1e6)}", *_status(status))
+
     def watchdog(self) -> bool:
         """Say that work is being done; to be called every `watchdog_interval_s`."""
         return self._send("WATCHDOG=1")

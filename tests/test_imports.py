@@ -42,6 +42,9 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "zoo": set(),
     "notify": set(),
+    "logs": set(),
+    "systemd": set(),
+    "installation": {*FOUNDATION, "config", "systemd"},
     # The check of an endpoint has one home; zmq is all that it pulls in. So have the settings of
     # events and the rules that they make, which pull in nothing.
     "config": {
@@ -61,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "daemon": {*DAEMON_SIDE, "signals"},
     "summary": {*FOUNDATION, "engine"},
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},
-    "cli": {*DAEMON_SIDE, *CLIENT_SIDE, "demo", "send", "relay"},
+    "cli": {*DAEMON_SIDE, *CLIENT_SIDE, "demo", "send", "relay", "logs", "installation"},
     "__main__": {"cli"},
     "train": {*FOUNDATION, "features", "models", "header", "checkpoint", "engine", "zoo"},
 }

@@ -26,6 +26,7 @@ def test_life_cycle_arrives_as_datagrams(manager: tuple[socket.socket, str]):
     with Notifier({"NOTIFY_SOCKET": name}) as notifier:
         before_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         sent = [
+            notifier.extend_start(600, "compiling"),
             notifier.ready("2 streams"),
             notifier.watchdog(),
             notifier.status("11.9 windows/s"),
@@ -33,9 +34,10 @@ def test_life_cycle_arrives_as_datagrams(manager: tuple[socket.socket, str]):
             notifier.stopping(),
         ]
     received = [bound.recv(4096).decode() for _ in sent]
-    assert sent == [True] * 5
-    reloading = received.pop(3)
+    assert sent == [True] * 6
+    reloading = received.pop(4)
     assert received == [
+        "EXTEND_TIMEOUT_USEC=600000000\nSTATUS=compiling",
         "READY=1\nSTATUS=2 streams",
         "WATCHDOG=1",
         "STATUS=11.9 windows/s",

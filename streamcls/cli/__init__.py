@@ -10,12 +10,30 @@ import os
 import sys
 from collections.abc import Sequence
 
-from streamcls.cli import config, demo, devices, keys, listen, models, relay, run, send
+from streamcls.cli import (
+    completion,
+    config,
+    demo,
+    devices,
+    keys,
+    listen,
+    models,
+    relay,
+    run,
+    send,
+    service,
+)
 from streamcls.cli.manual import PAGE, add_version
 from streamcls.errors import ConfigError, StreamclsError
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+
+_COMMANDS = (
+    *(run, demo, listen, send, relay, devices, models, config, keys),
+    *(service, completion),
+)
+"""In the order of the help page."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_version(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run, demo, listen, send, relay, devices, models, config, keys):
+    for module in _COMMANDS:
         module.add_parser(commands)
     return parser
 
