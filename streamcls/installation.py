@@ -19,9 +19,13 @@ from pathlib import Path
 
 from streamcls.config import Config, load_config
 from streamcls.errors import StreamclsError
-from streamcls.systemd import UNIT_DIRECTORY
 
 DEFAULT_NAME = "streamcls"
+_PACKAGE = Path(__file__).parent
+UNIT_DIRECTORY = next(
+    folder for folder in (_PACKAGE / "systemd", _PACKAGE.parent / "systemd") if folder.is_dir()
+)
+"""Unit files and first configuration: in the package, or beside it in a checkout."""
 SHIPPED_PROGRAM = "/usr/local/bin/streamcls"
 """What the unit files start; replaced by the program of this installation."""
 BOOTED = Path("/run/systemd/system")

@@ -43,8 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "zoo": set(),
     "notify": set(),
     "logs": set(),
-    "systemd": set(),
-    "installation": {*FOUNDATION, "config", "systemd"},
+    "installation": {*FOUNDATION, "config"},
     # The check of an endpoint has one home; zmq is all that it pulls in. So have the settings of
     # events and the rules that they make, which pull in nothing.
     "config": {

@@ -10,8 +10,7 @@ import pytest
 
 from streamcls import installation
 from streamcls.config import load_config
-from streamcls.installation import Call, Remove, Scope, ServiceError, Write
-from streamcls.systemd import UNIT_DIRECTORY
+from streamcls.installation import UNIT_DIRECTORY, Call, Remove, Scope, ServiceError, Write
 
 USER = Scope.USER
 

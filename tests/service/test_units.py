@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamcls.installation import SHIPPED_PROGRAM
-from streamcls.systemd import UNIT_DIRECTORY
+from streamcls.installation import SHIPPED_PROGRAM, UNIT_DIRECTORY
 
 LIMIT = "--threshold=25"
 """Exposure of 2.5; 1.5 was reached when this was written."""
