@@ -18,6 +18,8 @@ _COLOUR_WINDOWS = 30
 """Length of the noise of one colour, in windows."""
 _N_ROOMS = 64
 _N_TALKERS = 3
+_GRAIN_S = 0.02
+"""Step between the grains of a changed tempo; each is twice as long."""
 _N_EQ_POINTS = 6
 """One per octave, from half the sample rate downwards; constant below."""
 
@@ -34,6 +36,11 @@ class Augment:
     editing clips soft consonants, and so does a stream that begins in the middle of a word."""
     speed_range: float = 0.15
     """Resample by a factor in 1 +- this: pitch, formants and duration move together."""
+    tempo_probability: float = 0.0
+    """Share of examples that are said faster or slower at the same pitch."""
+    tempo_min: float = 0.8
+    tempo_max: float = 1.7
+    """Slowest and fastest, as a factor; in between uniform on a logarithmic scale."""
     background_probability: float = 0.5
     """Add the faint hiss or rumble of a recording, from its first to its last sample only."""
     background_min_db: float = -50.0
@@ -110,7 +117,9 @@ class Placement(NamedTuple):
     offset: jax.Array
     """Window position of the clip's first sample, in window samples (may be negative)."""
     speed: jax.Array
-    """Clip samples per window sample."""
+    """Clip samples per window sample within a grain: pitch."""
+    tempo: jax.Array
+    """How much faster than that the grains follow each other."""
     first: jax.Array
     """First clip sample that is heard."""
     last: jax.Array
@@ -135,7 +144,7 @@ def place_at_random(
         cut: ``[batch]`` bool, which words to show less than half of.
         settings: Strengths.
     """
-    keys = jax.random.split(key, 7)
+    keys = jax.random.split(key, 9)
     n = active.shape[0]
     trimmed = settings.trim_max * jax.random.bernoulli(keys[4], settings.trim_probability, (n,))
     head = trimmed * jax.random.uniform(keys[5], (n,))
@@ -146,8 +155,13 @@ def place_at_random(
 
     factor = jax.random.uniform(keys[0], (n,), minval=-1.0, maxval=1.0)
     speed = 1.0 + settings.speed_range * factor
-    begin = jnp.maximum(active[:, 0], first) / speed
-    span = jnp.minimum(active[:, 1], last) / speed - begin
+    share = jax.random.uniform(keys[7], (n,))
+    tempo = settings.tempo_min * (settings.tempo_max / settings.tempo_min) ** share
+    changed = jax.random.bernoulli(keys[8], settings.tempo_probability, (n,))
+    tempo = jnp.where(changed, tempo, 1.0)
+    rate = speed * tempo
+    begin = jnp.maximum(active[:, 0], first) / rate
+    span = jnp.minimum(active[:, 1], last) / rate - begin
     # A span longer than the window fills it: the range of onsets then turns round by itself.
     onset = (window_samples - span) * jax.random.uniform(keys[1], (n,))
     heard = span * jax.random.uniform(keys[2], (n,), minval=0.1, maxval=0.4)
@@ -156,23 +170,46 @@ def place_at_random(
     cut_onset = jnp.where(at_end, window_samples - heard, heard - span)
     onset = jnp.where(cut, cut_onset, onset)
     # At whole samples, an unstretched clip is read as it is, without interpolation.
-    return Placement(jnp.round(onset - begin), speed, first, last)
+    return Placement(jnp.round(onset - begin), speed, tempo, first, last)
 
 
-def cut_windows(bank: Bank, clip: jax.Array, place: Placement, window_samples: int) -> jax.Array:
-    """Read clips through their placement, interpolated (Catmull-Rom), zero outside the clip.
+def cut_windows(
+    bank: Bank, clip: jax.Array, place: Placement, window_samples: int, grain_samples: int = 0
+) -> jax.Array:
+    """Read clips through their placement, zero outside the clip.
 
     Args:
         bank: All clips.
         clip: ``[batch]`` int, clip numbers.
         place: Their placement.
         window_samples: Length of the window.
+        grain_samples: Step between the grains that change the tempo; 0 if no tempo is changed.
 
     Returns:
         ``[batch, window_samples]`` float32 in [-1, 1].
     """
-    time = jnp.arange(window_samples, dtype=jnp.float32)
-    position = (time[None] - place.offset[:, None]) * place.speed[:, None]
+    time = jnp.arange(window_samples, dtype=jnp.float32)[None]
+    if not grain_samples:
+        return _read(bank, clip, place, clip_position(place, time))
+    # Overlap-add without alignment: two neighbouring grains, cross-faded. It sounds rough, but
+    # 25 ms spectra hardly tell.
+    speed = place.speed[:, None]
+    older = jnp.floor(time / grain_samples) * grain_samples
+    newer = older + grain_samples
+    fade = (time - older) / grain_samples
+    before = _read(bank, clip, place, clip_position(place, older) + (time - older) * speed)
+    after = _read(bank, clip, place, clip_position(place, newer) + (time - newer) * speed)
+    return (1 - fade) * before + fade * after
+
+
+def clip_position(place: Placement, time: jax.Array) -> jax.Array:
+    """Return which clip sample is heard at a window sample, ``[batch, n]`` for ``[.., n]``."""
+    rate = (place.speed * place.tempo)[:, None]
+    return (time - place.offset[:, None]) * rate
+
+
+def _read(bank: Bank, clip: jax.Array, place: Placement, position: jax.Array) -> jax.Array:
+    """Read clips at fractional positions ``[batch, n]`` (Catmull-Rom), zero outside."""
     whole = jnp.floor(position)
     t = position - whole
     whole = whole.astype(jnp.int32)
@@ -204,8 +241,7 @@ def mean_power(audio: jax.Array, mask: jax.Array | None = None) -> jax.Array:
 
 def inside_clip(place: Placement, window_samples: int) -> jax.Array:
     """Return where the window shows the clip, ``[batch, window_samples]`` float32 0 or 1."""
-    time = jnp.arange(window_samples, dtype=jnp.float32)
-    position = (time[None] - place.offset[:, None]) * place.speed[:, None]
+    position = clip_position(place, jnp.arange(window_samples, dtype=jnp.float32)[None])
     inside = (position >= place.first[:, None]) & (position < place.last[:, None])
     return inside.astype(jnp.float32)
 
@@ -455,7 +491,8 @@ def make_windows(
     place = place_at_random(
         keys[1], bank.length[clip], bank.active[clip], window_samples, cut, settings
     )
-    audio = cut_windows(bank, clip, place, window_samples)
+    grain_samples = round(_GRAIN_S * sample_rate_hz) if settings.tempo_probability else 0
+    audio = cut_windows(bank, clip, place, window_samples, grain_samples)
     mask = inside_clip(place, window_samples)
     audio = add_background(keys[11], audio, mask, palette.colours, settings)
     audio = add_clicks(keys[10], audio, sample_rate_hz, settings)

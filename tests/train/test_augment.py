@@ -101,7 +101,7 @@ def test_everything_off_is_the_clip_itself(bank: Bank, clips: Clips) -> None:
 
 def test_cut_at_whole_samples_is_exact(bank: Bank, clips: Clips) -> None:
     one = jnp.ones(1)
-    place = Placement(100 * one, one, 0 * one, jnp.array(clips.length[:1]) * one)
+    place = Placement(100 * one, one, one, 0 * one, jnp.array(clips.length[:1]) * one)
     audio = cut_windows(bank, jnp.array([0]), place, WINDOW)
     clip = clips.audio[: clips.length[0]] / np.float32(32768)
     np.testing.assert_allclose(audio[0, 100 : 100 + len(clip)], clip, atol=1e-6)
@@ -113,12 +113,29 @@ def test_speed_moves_the_pitch(bank: Bank, clips: Clips) -> None:
     one = jnp.ones(1)
 
     def peak_hz(speed: float) -> float:
-        place = Placement(0 * one, speed * one, 0 * one, clips.length[steady] * one)
+        place = Placement(0 * one, speed * one, one, 0 * one, clips.length[steady] * one)
         audio = cut_windows(bank, jnp.array([steady]), place, 3_000)[0]
         spectrum = np.abs(np.fft.rfft(np.asarray(audio), n=1 << 15))
         return float(spectrum.argmax()) * RATE_HZ / (1 << 15)
 
     assert peak_hz(1.1) / peak_hz(1.0) == pytest.approx(1.1, abs=0.003)
+
+
+def test_tempo_moves_the_duration_but_not_the_pitch(bank: Bank, clips: Clips) -> None:
+    steady = int(np.flatnonzero(clips.label == UNKNOWN)[0])
+    one = jnp.ones(1)
+    length = float(clips.length[steady])
+
+    def measure(tempo: float) -> tuple[float, float]:
+        place = Placement(0 * one, one, tempo * one, 0 * one, length * one)
+        audio = np.asarray(cut_windows(bank, jnp.array([steady]), place, 16_000, 160)[0])
+        spectrum = np.abs(np.fft.rfft(audio, n=1 << 16))
+        return np.flatnonzero(np.abs(audio) > 1e-3)[-1], float(spectrum.argmax())
+
+    end, pitch = measure(1.0)
+    faster_end, same_pitch = measure(1.6)
+    assert faster_end == pytest.approx(end / 1.6, abs=400)
+    assert same_pitch == pytest.approx(pitch, rel=0.02)
 
 
 def test_placed_words_are_inside_and_cut_words_are_not(bank: Bank) -> None:
@@ -153,7 +170,7 @@ def test_cut_words_become_unknown(bank: Bank, clips: Clips) -> None:
 def test_snr_is_what_it_says(bank: Bank, clips: Clips, snr_db: float) -> None:
     n = 12
     one = jnp.ones(n)
-    place = Placement(500 * one, one, 0 * one, jnp.array(clips.length[:n]) * one)
+    place = Placement(500 * one, one, one, 0 * one, jnp.array(clips.length[:n]) * one)
     signal = cut_windows(bank, jnp.arange(n), place, WINDOW)
     mask = inside_clip(place, WINDOW)
     noise = 7.0 * coloured_noise(jax.random.key(0), jnp.linspace(0, 2, n), WINDOW)
