@@ -7,7 +7,7 @@ daemon, wired without threads and sockets, so that the same audio gives the same
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -101,7 +101,7 @@ class Classifier:
         executor = build_executor(checkpoint, self.hop_samples, max_streams=2, max_bucket=1)
         executor.warm_up()
         self.window_samples = executor.window_samples
-        self._engine = Engine(executor, threading.Event(), self._take_prediction, self._take_end)
+        self._engine = Engine(executor, self._take_predictions, self._take_end)
         self._begin(live)
 
     def feed(self, samples: ArrayLike, *, lost_samples: int = 0) -> list[Result]:
@@ -203,8 +203,9 @@ class Classifier:
         while self._engine.tick():
             pass
 
-    def _take_prediction(self, prediction: Prediction) -> None:
-        self._streams[prediction.stream].take_prediction(prediction)
+    def _take_predictions(self, predictions: Sequence[Prediction]) -> None:
+        for prediction in predictions:
+            self._streams[prediction.stream].take_prediction(prediction)
 
     def _take_end(self, name: str) -> None:
         self._streams[name].take_end()

@@ -90,7 +90,6 @@ class Daemon:
     def __init__(self, config: Config):
         self._config = config
         self._stopping = threading.Event()
-        self._wake = threading.Event()
         self._started_s = time.monotonic()
         security = config.security
         keys = ServerKeys.load(security.keys, security.clients) if security.keys else None
@@ -112,9 +111,7 @@ class Daemon:
                 total_bytes=config.publish.journal_mb << 20,
             ),
         )
-        self._roster = Roster(
-            config, self.checkpoint, self._hop_samples, self._publisher, self._wake
-        )
+        self._roster = Roster(config, self.checkpoint, self._hop_samples, self._publisher)
         for name, stream in config.streams.items():
             self._roster.build(name, stream)
         sockets: dict[str, Any] = {
@@ -166,9 +163,7 @@ class Daemon:
             samples_to_ms(self._hop_samples, rate_hz),
             samples_to_ms(executor.window_samples, rate_hz),
         )
-        self._engine = Engine(
-            executor, self._wake, self._roster.take_prediction, self._roster.take_end
-        )
+        self._engine = Engine(executor, self._roster.take_predictions, self._roster.take_end)
         self._engine.start()
         self._wait_for_subscriber(notifier)
         self._roster.start(self._engine, self._ingest)

@@ -41,8 +41,7 @@ class Ring:
     Args:
         capacity_samples: Samples held; a hop may be at most half of it (without `keep_samples`).
         sample_rate_hz: The model's rate.
-        on_data: Called by the writer whenever there is news for the reader (audio, a hole, the
-            end); typically ``threading.Event.set`` of one event shared by all rings.
+        on_data: See `listen`.
         keep_samples: Of the capacity, what a writer that waits for space leaves behind the reader
             for `rewind`.
 
@@ -190,6 +189,15 @@ class Ring:
         self.written = self._reserved
 
     # Reader's side.
+
+    def listen(self, on_data: Callable[[], None]) -> None:
+        """Have the writer call `on_data` whenever there is news: audio, a hole, the end."""
+        self._on_data = on_data
+
+    @property
+    def closed(self) -> bool:
+        """The writer will write no more."""
+        return self._closed
 
     @property
     def dropped(self) -> int:

@@ -12,7 +12,7 @@ and the control thread (add, remove, thresholds).
 import dataclasses
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,6 @@ class Roster:
         checkpoint: The model.
         hop_samples: New audio per prediction.
         publisher: Takes everything the streams say.
-        wake: Set by the rings for the engine.
     """
 
     def __init__(
@@ -73,14 +72,12 @@ class Roster:
         checkpoint: Checkpoint,
         hop_samples: int,
         publisher: Publisher,
-        wake: threading.Event,
     ):
         self._config = config
         self._front_end = checkpoint.front_end
         self._header = checkpoint.header
         self._hop_samples = hop_samples
         self._publisher = publisher
-        self._wake = wake
         self._lock = threading.RLock()
         self._streams: dict[str, Stream] = {}
         self._engine: Engine | None = None
@@ -112,7 +109,7 @@ class Roster:
             detector = self._build_detector(name, events)
             rate_hz = self._front_end.sample_rate_hz
             buffered_samples = round(self._config.inference.ring_s * rate_hz)
-            ring = Ring(max(buffered_samples, 2 * self._hop_samples), rate_hz, self._wake.set)
+            ring = Ring(max(buffered_samples, 2 * self._hop_samples), rate_hz)
             feeder = Feeder(name, source, ring, config.channel, self._take_health)
             stream = Stream(config, source, ring, feeder, events, detector)
             if self._engine is not None:
@@ -197,13 +194,13 @@ class Roster:
         rules = resolve_rules(events, header.labels, header.thresholds, header.unknown_labels)
         return {one.label: [one.onset_threshold, one.offset_threshold] for one in rules}
 
-    def take_prediction(self, prediction: Prediction) -> None:
-        """Publish a prediction and the events it completes (in the engine's thread)."""
-        stream = self._streams.get(prediction.stream)
-        if stream is None:
-            return  # removed while its last hop was computed
-        self._publisher.publish_prediction(prediction)
-        self._publish_records(stream.detector.feed(prediction))
+    def take_predictions(self, predictions: Sequence[Prediction]) -> None:
+        """Publish predictions and the events they complete (in the engine's thread)."""
+        streams = self._streams  # without those removed while their last hop was computed
+        known = [one for one in predictions if one.stream in streams]
+        self._publisher.publish_predictions(known)
+        for prediction in known:
+            self._publish_records(streams[prediction.stream].detector.feed(prediction))
 
     def take_end(self, name: str) -> None:
         """End the events of a stream that was read to its end (in the engine's thread)."""

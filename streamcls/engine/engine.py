@@ -1,33 +1,38 @@
 """The engine's thread: collects waiting hops from all rings, steps them together, hands on results.
 
-Flow: ring -> **engine** (features, model) -> publish. The thread sleeps on one event that every
-ring sets when it has news. A tick takes at most one hop from each stream, so a stream with a
-backlog cannot hold up the others. Streams join and leave between two ticks by taking and freeing a
-slot; nothing compiles after `Executor.warm_up`. Another model takes over between two ticks, too:
-every reader goes back by a window, so that the model has heard it all.
+Flow: ring -> **engine** (features, model) -> publish. A ring that has a whole hop puts its stream
+into a queue; the thread sleeps until the queue is worth a step. A tick takes at most one hop from
+each stream, in the order in which they became ready, so a stream with a backlog cannot hold up the
+others; when all have one, each gets the same share and what does not fit is dropped by its own
+ring. Streams join and leave between two ticks by taking and freeing a slot; nothing compiles after
+`Executor.warm_up`. Another model takes over between two ticks, too: every reader goes back by a
+window, so that the model has heard it all.
 """
 
+import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from streamcls.engine.executor import FULL_SCALE, Executor, StepResult
+from streamcls.engine.executor import FULL_SCALE, Executor
 from streamcls.engine.latency import LatencyHistogram
-from streamcls.engine.window import WindowTracker
+from streamcls.engine.ready import ReadyQueue
+from streamcls.engine.window import WindowTracker, power_to_dbfs
 from streamcls.errors import ModelError
 from streamcls.ring import Ring
-from streamcls.types import Hop, Prediction
+from streamcls.types import FloatArray, Hop, Prediction
 from streamcls.units import NS_PER_S
 
 _IDLE_WAIT_S = 0.5
+DEFAULT_MAX_WAIT_S = 0.002
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Stream:
     """A stream that holds a slot."""
 
@@ -36,6 +41,7 @@ class _Stream:
     slot: int
     tracker: WindowTracker
     is_paced: bool
+    removed: bool = False
 
 
 class Engine:
@@ -43,10 +49,11 @@ class Engine:
 
     Args:
         executor: Warmed up; from `start` on it belongs to the engine's thread.
-        wake: Set by the rings whenever they have news.
-        on_prediction: Called in the engine's thread for every complete window; must not block.
+        on_predictions: Called in the engine's thread with the complete windows of a step, at most
+            one of each stream; must not block.
         on_end: Called in the engine's thread with the name of a finite stream that is read to
             its end, after its last prediction.
+        max_wait_s: How long a hop may wait for those of other streams to be stepped with it.
 
     Attributes:
         windows: Predictions made.
@@ -57,17 +64,17 @@ class Engine:
     def __init__(
         self,
         executor: Executor,
-        wake: threading.Event,
-        on_prediction: Callable[[Prediction], None],
+        on_predictions: Callable[[Sequence[Prediction]], None],
         on_end: Callable[[str], None],
+        max_wait_s: float = DEFAULT_MAX_WAIT_S,
     ):
         self._executor = executor
-        self._wake = wake
-        self._on_prediction = on_prediction
+        self._on_predictions = on_predictions
         self._on_end = on_end
         self._lock = threading.Lock()
         self._streams: dict[str, _Stream] = {}
         self._free_slots = deque(range(executor.max_streams))
+        self._ready = ReadyQueue[_Stream](max_wait_s)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._failure: Exception | None = None
@@ -94,7 +101,7 @@ class Engine:
     def stop(self, timeout_s: float = 5.0) -> None:
         """Finish the tick in progress and end the thread."""
         self._stopping.set()
-        self._wake.set()
+        self._ready.wake()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
@@ -119,15 +126,19 @@ class Engine:
                 )
             tracker = WindowTracker(self._executor.window_samples, self._executor.hop_samples)
             slot = self._free_slots.popleft()
-            self._streams[name] = _Stream(name, ring, slot, tracker, is_paced)
-        self._wake.set()
+            stream = self._streams[name] = _Stream(name, ring, slot, tracker, is_paced)
+            self._set_enough()
+        ring.listen(functools.partial(self._hear, stream))
+        self._hear(stream)  # what came before
 
     def remove_stream(self, name: str) -> None:
         """Free a stream's slot; unknown names are ignored (the stream may just have ended)."""
         with self._lock:
             stream = self._streams.pop(name, None)
             if stream is not None:
+                stream.removed = True
                 self._free_slots.append(stream.slot)
+                self._set_enough()
 
     def call(self, function: Callable[[], None], timeout_s: float = 10.0) -> None:
         """Run ``function`` in the engine's thread between two ticks and wait for its end.
@@ -146,7 +157,7 @@ class Engine:
                     future.set_exception(error)
 
         self._calls.append(run)
-        self._wake.set()
+        self._ready.wake()
         try:
             future.result(timeout_s)
         except TimeoutError:
@@ -181,95 +192,92 @@ class Engine:
             self._executor = executor
             self._allocate_staging()
             self._free_slots = deque(range(executor.max_streams))
-            for name, stream in self._streams.items():
+            streams = list(self._streams.values())
+            for stream in streams:
                 tracker = stream.tracker.succeed(executor.window_samples, executor.hop_samples)
                 if stream.tracker.hops > 0:
                     stream.ring.rewind(executor.hop_samples, tracker.hops_per_window - 1)
-                slot = self._free_slots.popleft()
-                self._streams[name] = replace(stream, slot=slot, tracker=tracker)
-        self._wake.set()
+                stream.slot, stream.tracker = self._free_slots.popleft(), tracker
+        for stream in streams:
+            self._hear(stream)  # what it has to hear again
 
     def _allocate_staging(self) -> None:
-        executor = self._executor
-        largest = executor.buckets[-1]
-        self._audio = np.zeros((largest, executor.hop_samples), np.float32)
-        self._slots = np.zeros(largest, np.int32)
-        self._fresh = np.zeros(largest, bool)
+        hop_samples, self._tile_rows = self._executor.hop_samples, self._executor.buckets[-1]
+        self._audio = np.zeros((self._tile_rows, hop_samples), np.float32)
+        self._slots = np.zeros(self._tile_rows, np.int32)
+        self._fresh = np.zeros(self._tile_rows, bool)
+        self._set_enough()
+
+    def _set_enough(self) -> None:
+        """More than a full tile, or all streams, is not worth waiting for."""
+        self._ready.enough = max(1, min(self._tile_rows, len(self._streams)))
 
     def tick(self) -> bool:
-        """Step every stream that has a hop, once; tell whether there was any.
+        """Step every stream that has a hop, once; tell whether there was anything to do.
 
         The thread does nothing else. Without `start`, whoever owns the engine calls it.
         """
-        with self._lock:
-            streams = list(self._streams.values())
-        worked = False
+        ready = self._ready.take_all()
         tile: list[tuple[_Stream, Hop]] = []
-        for stream in streams:
+        ended: list[_Stream] = []
+        for stream in ready:
             row = len(tile)
-            hop = stream.ring.read_hop(self._audio[row])
+            hop = None if stream.removed else stream.ring.read_hop(self._audio[row])
             if hop is None:
-                if stream.ring.ended:
-                    self._finish(stream)
-                    worked = True
+                if stream.ring.ended and not stream.removed:
+                    ended.append(stream)
                 continue
             self._slots[row] = stream.slot
             self._fresh[row] = stream.tracker.starts_epoch(hop)
             tile.append((stream, hop))
-            if len(tile) == len(self._audio):
+            if len(tile) == self._tile_rows:
                 self._step(tile)
-                worked, tile = True, []
+                tile = []
         if tile:
             self._step(tile)
-            worked = True
-        return worked
+        for stream in ended:  # last: padding a short clip needs the staging arrays
+            self._finish(stream)
+        return bool(ready)
+
+    def _hear(self, stream: _Stream) -> None:
+        """Queue a stream that may have a hop (on the thread that writes its ring, or ours)."""
+        if stream.ring.available() >= self._executor.hop_samples or stream.ring.closed:
+            self._ready.put(stream)
 
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                self._wake.wait(_IDLE_WAIT_S)
-                self._wake.clear()
-                self._run_calls()
-                while not self._stopping.is_set() and self.tick():
-                    self._run_calls()
+                self._ready.wait(_IDLE_WAIT_S)
+                while self._calls:
+                    self._calls.popleft()()
+                self.tick()
         except Exception as error:  # noqa: BLE001 - the daemon must learn of it, whatever it is
             self._failure = error
-
-    def _run_calls(self) -> None:
-        while self._calls:
-            self._calls.popleft()()
 
     def _step(self, tile: list[tuple[_Stream, Hop]]) -> None:
         """Run the hops in the first rows of the staging arrays and emit what is complete."""
         n = len(tile)
         result = self._executor.step(self._audio[:n], self._slots[:n], self._fresh[:n])
         self.ticks += 1
+        levels_dbfs = power_to_dbfs(result.mean_square).tolist()
+        clipped = (result.peak >= FULL_SCALE).tolist()
+        complete = []
         for row, (stream, hop) in enumerate(tile):
-            clipped = float(result.peak[row]) >= FULL_SCALE
-            stream.tracker.add(hop, float(result.mean_square[row]), clipped)
-            if stream.tracker.tells:
-                self._emit(stream, result, row)
+            stream.tracker.add(hop, levels_dbfs[row], clipped[row])
+            if stream.tracker.tells and not stream.removed:
+                complete.append((stream, _predict(stream, result.probabilities[row])))
+            self._hear(stream)
+        self._emit(complete)
 
-    def _emit(self, stream: _Stream, result: StepResult, row: int) -> None:
-        tracker, ring = stream.tracker, stream.ring
-        t_end_ns = ring.time_ns(tracker.sample_end)
-        self._on_prediction(
-            Prediction(
-                stream=stream.name,
-                epoch=tracker.epoch,
-                sample_start=tracker.sample_start,
-                sample_end=tracker.sample_end,
-                sample_rate_hz=ring.sample_rate_hz,
-                t_start_ns=ring.time_ns(tracker.sample_start),
-                t_end_ns=t_end_ns,
-                level_dbfs=tracker.level_dbfs,
-                flags=tracker.flags,
-                probabilities=result.probabilities[row],
-            )
-        )
-        self.windows += 1
-        if stream.is_paced:
-            self.latency.add((time.time_ns() - t_end_ns) / NS_PER_S)
+    def _emit(self, complete: list[tuple[_Stream, Prediction]]) -> None:
+        if not complete:
+            return
+        self._on_predictions([prediction for _, prediction in complete])
+        self.windows += len(complete)
+        now_ns = time.time_ns()
+        for stream, prediction in complete:
+            if stream.is_paced:
+                self.latency.add((now_ns - prediction.t_end_ns) / NS_PER_S)
 
     def _finish(self, stream: _Stream) -> None:
         """End a stream; audio that filled no window is padded and predicted once."""
@@ -289,4 +297,22 @@ class Engine:
             stream.tracker.add_padding()
         assert result is not None
         if stream.tracker.tells:
-            self._emit(stream, result, 0)
+            self._emit([(stream, _predict(stream, result.probabilities[0]))])
+
+
+def _predict(stream: _Stream, probabilities: FloatArray) -> Prediction:
+    """Return the prediction of a stream's newest window."""
+    tracker, ring = stream.tracker, stream.ring
+    sample_start, sample_end = tracker.sample_start, tracker.sample_end
+    return Prediction(
+        stream=stream.name,
+        epoch=tracker.epoch,
+        sample_start=sample_start,
+        sample_end=sample_end,
+        sample_rate_hz=ring.sample_rate_hz,
+        t_start_ns=ring.time_ns(sample_start),
+        t_end_ns=ring.time_ns(sample_end),
+        level_dbfs=tracker.level_dbfs,
+        flags=tracker.flags,
+        probabilities=probabilities,
+    )

@@ -3,18 +3,19 @@
 One `WindowTracker` per stream, owned by the engine's thread.
 """
 
-import math
-from collections import deque
+import numpy as np
+from numpy.typing import NDArray
 
-from streamcls.types import Flag, Hop
+from streamcls.types import Flag, FloatArray, Hop
 
 SILENCE_FLOOR_DBFS = -80.0
 _LOWEST_DBFS = -120.0
+_LONG_AGO = -(1 << 62)
 
 
-def power_to_dbfs(mean_square: float) -> float:
-    """Return the level of a signal power in dB relative to a full-scale square wave, >= -120."""
-    return max(_LOWEST_DBFS, 10 * math.log10(max(mean_square, 1e-12)))
+def power_to_dbfs(mean_square: FloatArray) -> NDArray[np.float64]:
+    """Return levels of signal powers in dB relative to a full-scale square wave, >= -120."""
+    return 10 * np.log10(np.maximum(mean_square.astype(np.float64), 10 ** (_LOWEST_DBFS / 10)))
 
 
 class WindowTracker:
@@ -34,7 +35,6 @@ class WindowTracker:
         hops: Hops heard in this epoch.
         sample_end: Index one past the newest real sample.
         level_dbfs: Level of the newest hop with real audio.
-        flags: What the window's audio suffered, in order of `Flag`.
     """
 
     def __init__(self, window_samples: int, hop_samples: int, epoch: int = 0, told_until: int = 0):
@@ -42,12 +42,13 @@ class WindowTracker:
         self._window_samples = window_samples
         self._hop_samples = hop_samples
         self.hops_per_window = -(-window_samples // hop_samples)
-        self._history: deque[tuple[bool, bool, bool]] = deque(maxlen=self.hops_per_window)
         self.epoch = epoch
         self.hops = 0
         self.sample_end = 0
         self.level_dbfs = _LOWEST_DBFS
         self._hop_end = 0
+        # The newest hop of this epoch, counted from 1, that was ...
+        self._clipped = self._loud = self._nonfinite = _LONG_AGO
 
     @property
     def complete(self) -> bool:
@@ -66,13 +67,14 @@ class WindowTracker:
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """Flags of the window made of the newest hops."""
+        """What the window's audio suffered, in order of `Flag`."""
+        before = self.hops - self.hops_per_window
         found = []
-        if any(clipped for clipped, _, _ in self._history):
+        if self._clipped > before:
             found.append(Flag.CLIPPED)
-        if all(silent for _, silent, _ in self._history):
+        if self._loud <= before:
             found.append(Flag.SILENT)
-        if any(nonfinite for _, _, nonfinite in self._history):
+        if self._nonfinite > before:
             found.append(Flag.NONFINITE)
         if self.sample_end < self._hop_end:
             found.append(Flag.PADDED)
@@ -87,27 +89,30 @@ class WindowTracker:
         """Tell whether the state must start anew for this hop."""
         return self.hops == 0 or hop.lost_samples > 0
 
-    def add(self, hop: Hop, mean_square: float, clipped: bool) -> None:
+    def add(self, hop: Hop, level_dbfs: float, clipped: bool) -> None:
         """Take the next hop into the window.
 
         Args:
             hop: Where it lies and what the ring knows about it.
-            mean_square: Power of its samples.
+            level_dbfs: Of its samples, relative to a full-scale square wave.
             clipped: A sample reached full scale.
         """
         if hop.lost_samples > 0:
-            self._history.clear()
             self.epoch += 1
             self.hops = 0
+            self._clipped = self._loud = self._nonfinite = _LONG_AGO
         self.hops += 1
-        self.level_dbfs = power_to_dbfs(mean_square)
-        silent = self.level_dbfs < SILENCE_FLOOR_DBFS
-        self._history.append((clipped, silent, hop.nonfinite))
+        self.level_dbfs = level_dbfs
+        if clipped:
+            self._clipped = self.hops
+        if level_dbfs >= SILENCE_FLOOR_DBFS:
+            self._loud = self.hops
+        if hop.nonfinite:
+            self._nonfinite = self.hops
         self.sample_end = hop.sample_start + hop.n_real
         self._hop_end = hop.sample_start + self._hop_samples
 
     def add_padding(self) -> None:
         """Take a hop of silence that stands behind the end of the stream."""
         self.hops += 1
-        self._history.append((False, True, False))
         self._hop_end += self._hop_samples

@@ -6,6 +6,7 @@ number before anything can happen to it, so whatever is lost from here on leaves
 
 import threading
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from streamcls.errors import PublishError
@@ -47,26 +48,28 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def put(self, message_type: str, record: Record, vocabulary: Vocabulary) -> bool:
-        """Number a record and queue it; return whether the queue was empty before.
+    def put(self, message_type: str, records: Sequence[Record], vocabulary: Vocabulary) -> bool:
+        """Number records and queue them; return whether the queue was empty before.
 
         Raises:
-            PublishError: The stream's name is not allowed, or there were too many.
+            PublishError: A stream's name is not allowed, or there were too many.
         """
-        sequence = sequence_topic(message_type, record.stream)
         with self._lock:
-            seq = self._next_seq.get(sequence)
-            if seq is None:
-                self._check_new(sequence, record.stream)
-                seq = 0
-            self._next_seq[sequence] = seq + 1
-            if self._closed:
-                self._dropped[sequence] += 1
-                return False
-            if len(self._queue) >= self._limit_messages:
-                self._drop_one()
-            self._queue.append(Item(sequence, seq, record, vocabulary))
-            return len(self._queue) == 1
+            was_empty = not self._queue
+            for record in records:
+                sequence = sequence_topic(message_type, record.stream)
+                seq = self._next_seq.get(sequence)
+                if seq is None:
+                    self._check_new(sequence, record.stream)
+                    seq = 0
+                self._next_seq[sequence] = seq + 1
+                if self._closed:
+                    self._dropped[sequence] += 1
+                    continue
+                if len(self._queue) >= self._limit_messages:
+                    self._drop_one()
+                self._queue.append(Item(sequence, seq, record, vocabulary))
+            return was_empty and bool(self._queue)
 
     def take(self) -> Item | None:
         """Return the oldest record; None when there is none."""

@@ -15,7 +15,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -112,20 +112,25 @@ class Publisher(SocketService):
     # -- any thread ---------------------------------------------------------------------
 
     def publish_prediction(self, prediction: Prediction) -> None:
-        """Queue a prediction and return; its array must not change afterwards.
+        """Queue one prediction; see `publish_predictions`."""
+        self.publish_predictions((prediction,))
+
+    def publish_predictions(self, predictions: Sequence[Prediction]) -> None:
+        """Queue predictions and return; their arrays must not change afterwards.
 
         Raises:
-            PublishError: The stream's name is not allowed.
-            ValueError: It has not one probability per label.
+            PublishError: The name of a stream is not allowed.
+            ValueError: One has not one probability per label.
         """
         vocabulary = self._vocabulary
-        labels = vocabulary.labels
-        if prediction.probabilities.shape != (len(labels),):
-            raise ValueError(
-                f"stream {prediction.stream!r}: probabilities of shape "
-                f"{prediction.probabilities.shape} for {len(labels)} labels"
-            )
-        self._enqueue("prediction", prediction, vocabulary)
+        shape = (len(vocabulary.labels),)
+        for prediction in predictions:
+            if prediction.probabilities.shape != shape:
+                raise ValueError(
+                    f"stream {prediction.stream!r}: probabilities of shape "
+                    f"{prediction.probabilities.shape} for {shape[0]} labels"
+                )
+        self._enqueue("prediction", predictions, vocabulary)
 
     def publish_event(self, event: Event) -> None:
         """Queue an event record and return.
@@ -134,7 +139,7 @@ class Publisher(SocketService):
             PublishError: The stream's name or the label is not allowed.
         """
         check_label(event.label)
-        self._enqueue("event", event, self._vocabulary)
+        self._enqueue("event", (event,), self._vocabulary)
 
     def publish_rejection(self, rejection: Rejection) -> None:
         """Queue a detection that was held back and return; sent to those who subscribe to it.
@@ -143,7 +148,7 @@ class Publisher(SocketService):
             PublishError: The stream's name or the label is not allowed.
         """
         check_label(rejection.label)
-        self._enqueue("rejected", rejection, self._vocabulary)
+        self._enqueue("rejected", (rejection,), self._vocabulary)
 
     def publish_health(self, health: Health) -> None:
         """Queue a health record and return.
@@ -151,7 +156,7 @@ class Publisher(SocketService):
         Raises:
             PublishError: The stream's name is not allowed.
         """
-        self._enqueue("health", health, self._vocabulary)
+        self._enqueue("health", (health,), self._vocabulary)
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Wait until somebody has subscribed to something; return whether one has."""
@@ -193,11 +198,13 @@ class Publisher(SocketService):
             "journal_bytes": self._journal.size_bytes,
         }
 
-    def _enqueue(self, message_type: str, record: Record, vocabulary: Vocabulary) -> None:
-        if record.stream in self._retired:
+    def _enqueue(
+        self, message_type: str, records: Sequence[Record], vocabulary: Vocabulary
+    ) -> None:
+        if self._retired:
             with self._retired_lock:
-                self._retired.discard(record.stream)
-        if self._outbox.put(message_type, record, vocabulary):
+                self._retired.difference_update(record.stream for record in records)
+        if self._outbox.put(message_type, records, vocabulary):
             self._wakeup.ring()
 
     # -- the publisher thread -----------------------------------------------------------

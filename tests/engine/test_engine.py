@@ -1,6 +1,5 @@
 """From rings to predictions: indices, epochs, flags, short files, fairness to every sample."""
 
-import threading
 import time
 
 import jax
@@ -22,14 +21,13 @@ class Bench:
 
     def __init__(self, executor: Executor):
         self.executor = executor
-        self.wake = threading.Event()
         self.predictions: list[Prediction] = []
         self.ended: list[str] = []
-        self.engine = Engine(executor, self.wake, self.predictions.append, self.ended.append)
+        self.engine = Engine(executor, self.predictions.extend, self.ended.append)
         self.engine.start()
 
     def ring(self, name: str, seconds: float = 8.0) -> Ring:
-        ring = Ring(int(seconds * RATE_HZ), RATE_HZ, self.wake.set)
+        ring = Ring(int(seconds * RATE_HZ), RATE_HZ)
         self.engine.add_stream(name, ring)
         return ring
 
@@ -183,3 +181,25 @@ def test_a_backlog_of_one_stream_does_not_hold_up_the_others(bench) -> None:
     prompt.close()
     bench.wait_for_end(2)
     assert bench.ended == ["prompt", "busy"]
+
+
+def test_a_short_clip_that_ends_leaves_the_hops_of_its_tick_alone(executor) -> None:
+    hop = executor.hop_samples
+    audio = noise(20 * hop, seed=3)
+
+    def predict(with_clip: bool) -> np.ndarray:
+        predictions: list[Prediction] = []
+        engine = Engine(executor, predictions.extend, lambda name: None)  # ticked by hand
+        long, clip = Ring(8 * RATE_HZ, RATE_HZ), Ring(RATE_HZ, RATE_HZ)
+        engine.add_stream("long", long)
+        if with_clip:
+            engine.add_stream("clip", clip)
+        clip.write(noise(hop), 10**18)
+        for first in range(0, len(audio), hop):
+            long.write(audio[first : first + hop], 10**18 + first * 62_500)
+            if first == 14 * hop:  # ends in the tick that makes the long one's window whole
+                clip.close()
+            engine.tick()
+        return np.array([p.probabilities for p in predictions if p.stream == "long"])
+
+    np.testing.assert_allclose(predict(with_clip=True), predict(with_clip=False), atol=1e-6)

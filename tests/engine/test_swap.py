@@ -48,8 +48,7 @@ class Desk:
     def __init__(self, executor: Executor):
         self.predictions: list[Prediction] = []
         self.ended: list[str] = []
-        wake = threading.Event()
-        self.engine = Engine(executor, wake, self.predictions.append, self.ended.append)
+        self.engine = Engine(executor, self.predictions.extend, self.ended.append)
 
     def add(self, name: str, keep_s: float = 1.5) -> Ring:
         kept = int(keep_s * RATE_HZ)
@@ -202,8 +201,7 @@ def test_more_streams_than_the_new_one_has_slots(build) -> None:
 
 
 def test_calls_run_between_ticks_and_hand_their_errors_back(executor) -> None:
-    wake = threading.Event()
-    engine = Engine(executor, wake, lambda p: None, lambda name: None)
+    engine = Engine(executor, lambda predictions: None, lambda name: None)
     with pytest.raises(ModelError, match="within 0.05 s"):
         engine.call(lambda: pytest.fail("cancelled"), timeout_s=0.05)
     engine.start()

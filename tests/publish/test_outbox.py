@@ -17,7 +17,7 @@ def put(vocabulary, make_prediction, make_event, health):
     }
 
     def put_all(outbox: Outbox, *types: str) -> list[bool]:
-        return [outbox.put(one, records[one], vocabulary) for one in types]
+        return [outbox.put(one, (records[one],), vocabulary) for one in types]
 
     return put_all
 
