@@ -8,9 +8,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamcls.errors import StreamclsError
 from train.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from train.runs import Plan, Workspace
 
 DEFAULT_DATA = "../shared/data"
 
@@ -29,16 +33,50 @@ def _parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
     return overrides
 
 
-def _fit(args: argparse.Namespace) -> None:
-    from train.runs import Plan, Workspace, train_run
+def _plan(args: argparse.Namespace, fold: int | None = None) -> "Plan":
+    """Return what is asked for: a recipe by name, or the folder of ``--data`` without one."""
+    from train.runs import Plan
 
-    plan = Plan(
-        args.recipe, _parse_overrides(args.set), args.fold, args.hold_out, not args.no_synth
+    if args.recipe is None and args.data is None:
+        raise RecipeError(
+            "name a recipe ('python -m train recipes' lists them), or a folder of clips with --data"
+        )
+    return Plan(
+        args.recipe,
+        _parse_overrides(args.set),
+        fold=fold,
+        synthetic=not args.no_synth,
+        folder=str(args.data.resolve()) if args.recipe is None else None,
+        layout=args.layout,
     )
-    out = args.out or args.work / (
-        args.recipe if args.fold is None else f"{args.recipe}-{args.fold}"
+
+
+def _workspace(args: argparse.Namespace) -> "Workspace":
+    from train.runs import Workspace
+
+    data = args.data or Path(os.environ.get("STREAMCLS_DATA", DEFAULT_DATA))
+    return Workspace(data, args.work)
+
+
+def _fit(args: argparse.Namespace) -> None:
+    import msgspec
+
+    from train.runs import train_run
+
+    plan = msgspec.structs.replace(
+        _plan(args, args.fold), hold_out=args.hold_out, official=args.official
     )
-    train_run(plan, out, Workspace(args.data, args.work), _say)
+    name = args.recipe or Path(plan.folder or "").name
+    out = args.out or args.work / (name if args.fold is None else f"{name}-{args.fold}")
+    train_run(plan, out, _workspace(args), _say)
+    if args.fold is None and not args.hold_out and not args.official:
+        subject = " ".join(plan.describe_subject())
+        _say(
+            f"trained on everything: 'python -m train cross-validate {subject}' tells how good "
+            f"it is; 'python -m train export {out} --out FILE' writes the file to serve"
+        )
+    else:
+        _say(f"next: python -m train evaluate {out}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -46,11 +84,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     from train.data import Source, load_clips
     from train.evaluate import evaluate, save_scores
     from train.report import write_report
-    from train.runs import SCORES_FILE, Workspace, evaluate_run
+    from train.runs import SCORES_FILE, evaluate_run
 
     target = Path(args.model)
     if target.is_dir() and args.clips is None:
-        scores = evaluate_run(target, Workspace(args.data, args.work))
+        scores = evaluate_run(target, _workspace(args))
         out = target
     else:
         from train.runs import MODEL_FILE
@@ -78,31 +116,29 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _cross_validate(args: argparse.Namespace) -> None:
     from train.evaluate import pool, read_scores, save_scores
     from train.report import write_report
-    from train.runs import SCORES_FILE, Plan, Workspace, evaluate_run, is_finished, train_run
+    from train.runs import SCORES_FILE, evaluate_run, is_finished, train_run
     from train.split import N_HASH_FOLDS, fold_names
 
-    overrides = _parse_overrides(args.set)
-    recipe = Plan(args.recipe, overrides, synthetic=not args.no_synth).load_recipe()
-    workspace = Workspace(args.data, args.work)
+    whole = _plan(args)
+    recipe = whole.load_recipe()
+    workspace = _workspace(args)
     clips = workspace.load(recipe, _say)
     n_folds = len(fold_names(clips, recipe.leave_one_out, recipe.fold_by)) or N_HASH_FOLDS
     chosen = args.folds or list(range(n_folds))
-    out = args.out or args.work / f"{args.recipe}-cv"
+    out = args.out or args.work / f"{recipe.name}-cv"
     scores = []
     for fold in chosen:
         run = out / f"fold-{fold}"
         if not is_finished(run):
-            plan = Plan(args.recipe, overrides, fold, synthetic=not args.no_synth)
-            train_run(plan, run, workspace, _say, clips)
+            train_run(_plan(args, fold), run, workspace, _say, clips)
             evaluate_run(run, workspace, clips)
         scores.append(read_scores(run / SCORES_FILE))
         _say(f"fold {fold}: clean {scores[-1].accuracy:.1%}, 10 dB {scores[-1].at(10):.1%}")
     what = f"leave one of {recipe.leave_one_out} out" if recipe.leave_one_out else "held-out groups"
     mean = pool(scores, f"{recipe.name}: {what}, mean of {len(scores)} folds")
-    sets = "".join(f" --set {key}={value}" for key, value in overrides.items())
-    sets += " --no-synth" if args.no_synth else ""
-    folds = f" --folds {' '.join(map(str, args.folds))}" if args.folds else ""
-    write_report(mean, f"python -m train cross-validate {args.recipe}{sets}{folds}", out, scores)
+    command = whole.describe().replace(" fit ", " cross-validate ", 1)
+    command += f" --folds {' '.join(map(str, args.folds))}" if args.folds else ""
+    write_report(mean, command, out, scores)
     save_scores(mean, out / SCORES_FILE)
     _say(f"{mean.name}: clean {mean.accuracy:.1%}, 10 dB {mean.at(10):.1%}")
     _say(f"report: {out / 'report.md'}")
@@ -168,14 +204,19 @@ def make_parser() -> argparse.ArgumentParser:
     places.add_argument(
         "--data",
         type=Path,
-        default=Path(os.environ.get("STREAMCLS_DATA", DEFAULT_DATA)),
-        help=f"folder of the data sets (default: $STREAMCLS_DATA or {DEFAULT_DATA})",
+        help=f"folder of the data sets (default: $STREAMCLS_DATA or {DEFAULT_DATA}); without a "
+        f"recipe, the one folder of clips to train on",
     )
     places.add_argument(
         "--work", type=Path, default=Path("runs"), help="folder for caches and runs (default: runs)"
     )
     settings = argparse.ArgumentParser(add_help=False)
-    settings.add_argument("recipe", help="name of a recipe; 'recipes' lists them")
+    settings.add_argument(
+        "recipe",
+        nargs="?",
+        help="name of a recipe ('recipes' lists them); none: made for the folder --data",
+    )
+    settings.add_argument("--layout", help="how that folder is laid out (default: recognised)")
     settings.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting"
     )
@@ -189,6 +230,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     held.add_argument(
         "--fold", type=int, help="keep a fold for tests; without, train on everything"
+    )
+    held.add_argument(
+        "--official", action="store_true", help="keep what the data set itself calls test"
     )
     fit.set_defaults(run=_fit)
 

@@ -17,10 +17,11 @@ from train.data import Clips, load_clips
 from train.errors import DataError, RunError
 from train.evaluate import Scores, evaluate, save_scores
 from train.export import MODEL_FILE, write_model
+from train.folder import SILENCE_FOLDER, make_silence, recipe_for_folder
 from train.loop import fit
-from train.recipes import Recipe, load_recipe
+from train.recipes import Recipe, apply_overrides, load_recipe
 from train.report import write_report
-from train.split import Split, split_all, split_fold, split_hold_out
+from train.split import Split, split_all, split_fold, split_hold_out, split_official
 from train.synth import render_words
 
 RUN_FILE = "run.json"
@@ -30,29 +31,49 @@ SCORES_FILE = "scores.json"
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a training was asked to do; stored as ``run.json``."""
 
-    recipe: str
+    recipe: str | None
+    """None for a folder of clips without one."""
     overrides: dict[str, str] = {}
     fold: int | None = None
     """Hold out this fold of the recipe."""
     hold_out: list[str] = []
     """Hold out these groups instead."""
+    official: bool = False
+    """Hold out what the data sets themselves call test."""
+    folder: str | None = None
+    """The folder of clips, where there is no recipe."""
+    layout: str | None = None
+    """How that folder is laid out; None recognises it."""
     synthetic: bool = True
     """Train on rendered speakers too."""
 
     def load_recipe(self) -> Recipe:
         """Return the recipe with everything asked for applied."""
-        recipe = load_recipe(self.recipe, self.overrides)
+        if self.folder is not None:
+            recipe = apply_overrides(
+                recipe_for_folder(Path(self.folder), self.layout), self.overrides
+            )
+        else:
+            recipe = load_recipe(self.recipe or "", self.overrides)
         return recipe if self.synthetic else recipe.without_synthesis()
 
     def describe(self) -> str:
         """Return the command that repeats it."""
-        parts = [f"python -m train fit {self.recipe}"]
+        parts = ["python -m train fit", *self.describe_subject()]
         parts += [f"--set {key}={value}" for key, value in self.overrides.items()]
         if self.fold is not None:
             parts.append(f"--fold {self.fold}")
         parts += [f"--hold-out {group}" for group in self.hold_out]
+        parts += ["--official"] if self.official else []
         parts += [] if self.synthetic else ["--no-synth"]
         return " ".join(parts)
+
+    def describe_subject(self) -> list[str]:
+        """Return the arguments that name what is trained."""
+        if self.folder is None:
+            return [self.recipe or ""]
+        layout = [] if self.layout is None else [f"--layout {self.layout}"]
+        return [f"--data {self.folder}", *layout]
 
 
 @dataclass(frozen=True)
@@ -69,12 +90,16 @@ class Workspace:
             n = render_words(synthesis.words, synthesis.renderings, folder)
             if n:
                 report(f"rendered {n} synthetic clips into {folder}")
+        if any(source.folder == SILENCE_FOLDER for source in recipe.sources):
+            make_silence(self.work / SILENCE_FOLDER)
         rate_hz = recipe.front_end.sample_rate_hz
         return load_clips(recipe.sources, recipe.labels, rate_hz, self.data, self.work, recipe.task)
 
 
 def choose_split(plan: Plan, recipe: Recipe, clips: Clips) -> Split:
     """Return the split a plan asks for; without fold or groups everything is trained on."""
+    if plan.official:
+        return split_official(clips)
     if plan.hold_out:
         return split_hold_out(clips, plan.hold_out)
     if plan.fold is not None:
@@ -165,7 +190,8 @@ def evaluate_run(run: Path, workspace: Workspace, clips: Clips | None = None) ->
     if not split.test.any():
         raise DataError(
             f"{run} was trained on everything, nothing is left to evaluate on; use "
-            f"'cross-validate {plan.recipe}', or --clips FOLDER with other recordings"
+            f"'cross-validate {' '.join(plan.describe_subject())}', or --clips FOLDER with other "
+            f"recordings"
         )
     name = f"{recipe.name}, fold {plan.fold}" if plan.fold is not None else recipe.name
     scores = evaluate(load_checkpoint(run / MODEL_FILE), clips.take(split.test), name)

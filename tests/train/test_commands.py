@@ -23,10 +23,7 @@ def chirps(recipe: Recipe, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     def find(name: str, overrides: dict[str, str] | None = None) -> Recipe:
         assert name == "chirps"
-        result = recipe
-        for key, text in (overrides or {}).items():
-            result = train.recipes._override(result, key, key.split("."), text)
-        return result
+        return train.recipes.apply_overrides(recipe, overrides or {})
 
     monkeypatch.setattr(train.runs, "load_recipe", find)
     return data_root

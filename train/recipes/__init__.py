@@ -122,8 +122,18 @@ def load_recipe(name: str, overrides: dict[str, str] | None = None) -> Recipe:
     """
     if name not in recipe_names():
         raise RecipeError(f"unknown recipe {name!r}; known are {', '.join(recipe_names())}")
-    recipe: Recipe = importlib.import_module(f"train.recipes.{name}").recipe()
-    for key, text in (overrides or {}).items():
+    return apply_overrides(
+        importlib.import_module(f"train.recipes.{name}").recipe(), overrides or {}
+    )
+
+
+def apply_overrides(recipe: Recipe, overrides: dict[str, str]) -> Recipe:
+    """Return a recipe with ``key=value`` overrides applied.
+
+    Raises:
+        RecipeError: Unknown setting, or a value of the wrong type or range.
+    """
+    for key, text in overrides.items():
         recipe = _override(recipe, key, key.split("."), text)
     return recipe
 
