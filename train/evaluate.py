@@ -1,8 +1,9 @@
 """How good a checkpoint is: accuracy, confusions, accuracy in noise; always measured on the file.
 
-After `train.loop`. A clip is centred in one window and the class is the argmax over *all* classes,
-"unknown" and "silence" included. Noise fills the whole window; its SNR is the clip's mean power
-over the noise's mean power. The noise is the same in every call.
+After `train.loop`. A clip is centred in one window; one longer than one and a half windows gets the
+mean of its windows' probabilities (see `train.data.spread_windows`). The class is the argmax over
+*all* classes, "unknown" and "silence" included. Noise fills the whole window; its SNR is the clip's
+mean power over the noise's mean power. The noise is the same in every call.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from streamcls.checkpoint import Checkpoint
 from streamcls.features import log_mel
-from train.data import Clips, centre_in_windows
+from train.data import Clips, spread_windows
 from train.errors import DataError
 
 SNRS_DB = (20, 10, 5, 0)
@@ -147,6 +148,15 @@ def count_confusions(
     return table
 
 
+def mean_over_clips(
+    probabilities: NDArray[np.float32], clip: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Average the windows ``[windows, classes]`` of each clip, in ascending order of ``clip``."""
+    first = np.flatnonzero(np.diff(clip, prepend=-1))
+    n_windows = np.diff(first, append=len(clip))
+    return np.add.reduceat(probabilities, first) / n_windows[:, None].astype(np.float32)
+
+
 def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.integer]) -> float:
     """Return the temperature that makes probabilities most likely, in 0.2 to 5.
 
@@ -192,18 +202,18 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
     if not scored.any():
         raise DataError("nothing to evaluate on: no clip of a scored source is held out")
     classify = Classify(checkpoint)
-    windows = centre_in_windows(clips, classify.window_samples)
-    probabilities = classify(windows)
+    windows, clip = spread_windows(clips, classify.window_samples)
+    probabilities = mean_over_clips(classify(windows), clip)
     guess = probabilities.argmax(axis=1)
     hit = guess == clips.label
 
     nothing = [labels.index(name) for name in checkpoint.header.unknown_labels]
     not_a_word = np.isin(clips.label, nothing)
     rng = np.random.default_rng(0)
-    words, truth = windows[scored], clips.label[scored]
-    talkers = windows[clips.label == nothing[0]] if nothing else words
+    words, word_clip, truth = windows[scored[clip]], clip[scored[clip]], clips.label[scored]
+    talkers = windows[clips.label[clip] == nothing[0]] if nothing else words
     talkers = talkers if len(talkers) else words
-    rms = np.sqrt(clip_power(clips)[scored])[:, None].astype(np.float32)
+    rms = np.sqrt(clip_power(clips)[word_clip])[:, None].astype(np.float32)
     noisy_accuracy: dict[str, dict[int, float]] = {}
     for kind in NOISES:
         noise = make_noise(kind, len(words), classify.window_samples, talkers, rng) * rms
@@ -211,6 +221,7 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
         for snr_db in SNRS_DB:
             scale = np.float32(10 ** (-snr_db / 20))
             mixed = classify((words + scale * noise).astype(np.float32))
+            mixed = mean_over_clips(mixed, word_clip)
             noisy_accuracy[kind][snr_db] = float((mixed.argmax(axis=1) == truth).mean())
     other = ~scored
     return Scores(

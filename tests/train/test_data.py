@@ -15,6 +15,7 @@ from train.data import (
     find_active_span,
     load_clips,
     read_manifest,
+    spread_windows,
 )
 from train.errors import DataError
 from train.recipes import Recipe
@@ -95,6 +96,13 @@ def test_centred_windows() -> None:
     np.testing.assert_array_equal(short, [0, 0, 1, 2, 3, 4, 0, 0])
     long = centre_in_windows(clips_of(8), 4)[0] * 32768
     np.testing.assert_array_equal(long, [3, 4, 5, 6])
+
+    # Up to one and a half windows a clip is centred; a longer one is heard half a window on.
+    _, clip = spread_windows(clips_of(12), 8)
+    assert clip.tolist() == [0]
+    windows, clip = spread_windows(clips_of(20), 8)
+    assert clip.tolist() == [0, 0, 0, 0]
+    np.testing.assert_array_equal(windows[:, 0] * 32768, [1, 5, 9, 13])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from train.data.clips import (
     centre_in_windows,
     keep_label,
     load_clips,
+    spread_windows,
 )
 from train.data.decode import decode_clip, find_active_span
 from train.data.manifest import ManifestRow, read_manifest, write_manifest
@@ -31,5 +32,6 @@ __all__ = [
     "keep_label",
     "load_clips",
     "read_manifest",
+    "spread_windows",
     "write_manifest",
 ]

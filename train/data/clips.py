@@ -238,3 +238,32 @@ def centre_in_windows(clips: Clips, window_samples: int) -> NDArray[np.float32]:
         first = (window_samples - len(clip)) // 2
         row[first : first + len(clip)] = clip
     return windows / np.float32(32768)
+
+
+def spread_windows(
+    clips: Clips, window_samples: int
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Return the windows in which every clip is heard, and the clip of each.
+
+    A clip of up to one and a half windows is centred in one. A longer one is heard in windows half
+    a window apart, evenly spread over its active span.
+
+    Returns:
+        (``[windows, window_samples]`` float32 in [-1, 1], ``[windows]`` int, ascending).
+    """
+    whole, owner = centre_in_windows(clips, window_samples), []
+    rows = []
+    for number, (start, length, (begin, end)) in enumerate(
+        zip(clips.start, clips.length, clips.active, strict=True)
+    ):
+        if 2 * length <= 3 * window_samples:
+            rows.append(whole[number : number + 1])
+            owner.append(number)
+            continue
+        last = max(begin, end - window_samples)
+        n_windows = 1 + -(-2 * int(last - begin) // window_samples)
+        for first in np.linspace(begin, last, n_windows).astype(int):
+            at = start + min(int(first), int(length) - window_samples)
+            rows.append(clips.audio[None, at : at + window_samples] / np.float32(32768))
+            owner.append(number)
+    return np.concatenate(rows), np.array(owner)
