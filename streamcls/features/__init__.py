@@ -1,5 +1,6 @@
 """Audio to log-mel frames, in jnp: the same code trains and streams."""
 
+from streamcls.features.cepstrum import mfcc
 from streamcls.features.front_end import (
     FrontEnd,
     front_end_from_dict,
@@ -15,5 +16,6 @@ __all__ = [
     "initial_history",
     "log_mel",
     "mel_filter_bank",
+    "mfcc",
     "stream_log_mel",
 ]

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
-from streamcls.models.classifier import Classifier, MeanHead
+from streamcls.models.classifier import Classifier
 from streamcls.models.compose import Chain, Residual
-from streamcls.models.layers import Conv, Dropout, Layer, MelMean, MelNorm
+from streamcls.models.conv import Conv
+from streamcls.models.heads import MeanHead
+from streamcls.models.layers import Dropout, Layer, MelMean, MelNorm
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,20 +13,8 @@ from flax import nnx
 
 from streamcls.errors import ModelError
 from streamcls.models.geometry import Geometry
+from streamcls.models.heads import Head
 from streamcls.models.layers import Layer, State
-
-
-class MeanHead(nnx.Module):
-    """Mean of the last ``n`` trunk outputs, dropout, one dense layer."""
-
-    def __init__(self, features: int, n_classes: int, dropout: float, rngs: nnx.Rngs):
-        self.dropout = nnx.Dropout(dropout, rngs=rngs)
-        self.dense = nnx.Linear(features, n_classes, rngs=rngs)
-
-    def __call__(self, vectors: jax.Array) -> jax.Array:
-        """Map ``[batch, n, features]`` to logits ``[batch, classes]``."""
-        # The sum is taken anew each time: a running sum would drift over days.
-        return self.dense(self.dropout(vectors.mean(axis=1)))
 
 
 class Classifier(nnx.Module):
@@ -46,7 +34,7 @@ class Classifier(nnx.Module):
             number of its outputs that the head sees (n).
     """
 
-    def __init__(self, trunk: Layer, head: MeanHead, features: int, min_window_frames: int):
+    def __init__(self, trunk: Layer, head: Head, features: int, min_window_frames: int):
         geometry = trunk.geometry if trunk.time_valid else Geometry(min_window_frames)
         if min_window_frames < geometry.receptive_frames:
             raise ModelError(

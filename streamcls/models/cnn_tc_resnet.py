@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
-from streamcls.models.classifier import Classifier, MeanHead
+from streamcls.models.classifier import Classifier
 from streamcls.models.compose import Chain
-from streamcls.models.layers import Conv, Dropout, Layer, MelNorm, MelsToChannels
+from streamcls.models.conv import Conv
+from streamcls.models.heads import MeanHead
+from streamcls.models.layers import Dropout, Layer, MelNorm, MelsToChannels
 from streamcls.models.tc_resnet import residual_block
 
 

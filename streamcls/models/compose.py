@@ -1,8 +1,10 @@
-"""Compositions of layers: chains and residuals, window and step alike."""
+"""Compositions of layers: chains, residuals and branches, window and step alike."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from streamcls.errors import ModelError
@@ -53,21 +55,76 @@ class Chain(Layer):
             layer.fold()
 
 
-class Residual(Layer):
-    """``activation(main(x) + shortcut(x))`` where both sides end on the same frame.
+class _Parallel(Layer):
+    """Paths over the same input whose outputs end on the same frame.
 
-    The main path is usually the longer one; the shortcut is then cropped at its front, so that
-    both have the same number of outputs. Streaming needs no crop: outputs of the same step
-    belong together. The sum may broadcast over mels (BC-ResNet). Paths that are not time-valid
-    are padded to the same length and need no crop.
+    Paths that look back less far are cropped at their front, so that all have the same number of
+    outputs. Streaming needs no crop: outputs of the same step belong together. Paths that are not
+    time-valid are padded to the same length and need none either.
+    """
+
+    @property
+    @abstractmethod
+    def paths(self) -> Sequence[Layer]:
+        """The paths, in the order in which `join` gets their outputs."""
+
+    @abstractmethod
+    def join(self, outputs: Sequence[jax.Array]) -> jax.Array:
+        """Make one output of one per path."""
+
+    def check_strides(self) -> None:
+        """Raise `ModelError` if the paths answer at different rates."""
+        strides = sorted({path.geometry.stride_frames for path in self.paths})
+        if len(strides) > 1:
+            raise ModelError(
+                f"parallel paths have strides of {' and '.join(map(str, strides))} frames; they "
+                f"must be equal"
+            )
+
+    @property
+    def time_valid(self) -> bool:
+        """All paths are."""
+        return all(path.time_valid for path in self.paths)
+
+    @property
+    def geometry(self) -> Geometry:
+        """That of the path which looks back furthest."""
+        return max((path.geometry for path in self.paths), key=lambda g: g.receptive_frames)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Evaluate a window."""
+        reach = self.geometry.receptive_frames
+        outputs = []
+        for path in self.paths:
+            crop_frames = reach - path.geometry.receptive_frames if self.time_valid else 0
+            outputs.append(path(x[:, crop_frames:]))
+        return self.join(outputs)
+
+    def initial_state(self, batch: int) -> State:
+        """Return one state per path."""
+        return tuple(path.initial_state(batch) for path in self.paths)
+
+    def step(self, x: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """Evaluate the next frames."""
+        stepped = [path.step(x, one) for path, one in zip(self.paths, state, strict=True)]
+        return self.join([output for output, _ in stepped]), tuple(one for _, one in stepped)
+
+    def fold(self) -> None:
+        """Fold every path."""
+        for path in self.paths:
+            path.fold()
+
+
+class Residual(_Parallel):
+    """``activation(main(x) + shortcut(x))``; the sum may broadcast over mels (BC-ResNet).
 
     Args:
-        main: The path with the larger receptive field.
+        main: Any path.
         shortcut: The other path; an empty `Chain` for the identity.
         activation: Applied to the sum; ``None`` for linear.
 
     Raises:
-        ModelError: If the two paths differ in stride or the shortcut looks back further.
+        ModelError: If the two paths differ in stride.
     """
 
     def __init__(
@@ -79,51 +136,39 @@ class Residual(Layer):
         self.main = main
         self.shortcut = shortcut
         self.activation = activation
-        self.crop_frames = 0
-        if not self.time_valid:
-            return
-        longer, shorter = main.geometry, shortcut.geometry
-        if longer.stride_frames != shorter.stride_frames:
-            raise ModelError(
-                f"residual: main path has stride {longer.stride_frames} frames, shortcut "
-                f"{shorter.stride_frames}; they must be equal"
-            )
-        self.crop_frames = longer.receptive_frames - shorter.receptive_frames
-        if self.crop_frames < 0:
-            raise ModelError(
-                f"residual: the shortcut's receptive field of {shorter.receptive_frames} frames "
-                f"exceeds the main path's {longer.receptive_frames}; swap them"
-            )
+        self.check_strides()
 
     @property
-    def time_valid(self) -> bool:
-        """Both paths are."""
-        return self.main.time_valid and self.shortcut.time_valid
+    def paths(self) -> Sequence[Layer]:
+        """Main path and shortcut."""
+        return self.main, self.shortcut
 
-    @property
-    def geometry(self) -> Geometry:
-        """That of the main path."""
-        return self.main.geometry
-
-    def _join(self, main: jax.Array, shortcut: jax.Array) -> jax.Array:
+    def join(self, outputs: Sequence[jax.Array]) -> jax.Array:
+        """Add and activate."""
+        main, shortcut = outputs
         total = main + shortcut
         return total if self.activation is None else self.activation(total)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Evaluate a window."""
-        return self._join(self.main(x), self.shortcut(x[:, self.crop_frames :]))
 
-    def initial_state(self, batch: int) -> State:
-        """Return ``(main state, shortcut state)``."""
-        return self.main.initial_state(batch), self.shortcut.initial_state(batch)
+class Branches(_Parallel):
+    """Paths side by side, their channels concatenated (Inception).
 
-    def step(self, x: jax.Array, state: State) -> tuple[jax.Array, State]:
-        """Evaluate the next frames."""
-        main, main_state = self.main.step(x, state[0])
-        shortcut, shortcut_state = self.shortcut.step(x, state[1])
-        return self._join(main, shortcut), (main_state, shortcut_state)
+    Args:
+        branches: Paths of the same stride and number of mels; receptive fields may differ.
 
-    def fold(self) -> None:
-        """Fold both paths."""
-        self.main.fold()
-        self.shortcut.fold()
+    Raises:
+        ModelError: If the paths differ in stride.
+    """
+
+    def __init__(self, branches: Sequence[Layer]):
+        self.branches = nnx.List(branches)
+        self.check_strides()
+
+    @property
+    def paths(self) -> Sequence[Layer]:
+        """The branches."""
+        return self.branches
+
+    def join(self, outputs: Sequence[jax.Array]) -> jax.Array:
+        """Concatenate the channels."""
+        return jnp.concatenate(outputs, axis=-1)

@@ -8,10 +8,20 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamcls.models import ARCHITECTURES, Classifier, Geometry
-from streamcls.models.compose import Chain, Residual
-from streamcls.models.layers import Conv, Delay, Layer, MelNorm
+from streamcls.models import (
+    ARCHITECTURES,
+    Branches,
+    Chain,
+    Classifier,
+    Conv,
+    Geometry,
+    Pool,
+    Residual,
+)
+from streamcls.models.heads import GruHead
+from streamcls.models.layers import MelMean, MelNorm
 from tests.models.networks import build_seasoned
+from tests.models.random_networks import N_MELS, classifiers
 
 TOLERANCE = 1e-4
 
@@ -87,75 +97,69 @@ def test_geometry_is_what_the_outputs_depend_on(model: Classifier) -> None:
         assert bool(np.abs(output[:, 1] - base[:, 1]).max() > 0) is moves, frame
 
 
-@st.composite
-def chains(draw) -> list[dict]:
-    """Draw random convolutions: kernel, stride, dilation, depthwise or dense, residual or not."""
-    return draw(
-        st.lists(
-            st.fixed_dictionaries(
-                {
-                    "kernel": st.tuples(st.integers(1, 5), st.sampled_from([1, 3])),
-                    "stride": st.integers(1, 3),
-                    "dilation": st.integers(1, 3),
-                    "depthwise": st.booleans(),
-                    "residual": st.sampled_from(["none", "identity", "delayed"]),
-                }
-            ),
-            min_size=1,
-            max_size=4,
-        )
+@settings(max_examples=12, deadline=None)
+@given(model=classifiers(), hops=st.lists(st.integers(1, 3), min_size=2, max_size=3))
+def test_random_networks_stream_exactly(model: Classifier, hops: list[int]) -> None:
+    stride, window_frames = model.geometry.stride_frames, model.window_frames
+    # Enough hops in one to fill the window, then the drawn ones.
+    hops = [-(-window_frames // stride), *hops]
+    ends = np.cumsum(hops) * stride
+    mel = np.random.default_rng(2).normal(0, 1, (2, ends[-1], N_MELS)).astype(np.float32)
+
+    @jax.jit  # one program: compiling is what takes the time here
+    def run(weights, mel):
+        model = nnx.merge(graph, weights)
+        state, stepped = model.initial_state(2), []
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            logits, state = model.step(mel[:, start:end], state)
+            stepped.append(logits)
+        windows = jnp.concatenate([mel[:, end - window_frames : end] for end in ends])
+        return jnp.concatenate(stepped), model(windows)
+
+    graph, weights = nnx.split(model)
+    stepped, windows = run(weights, jnp.asarray(mel))
+    np.testing.assert_allclose(stepped, windows, atol=TOLERANCE)
+
+
+def test_a_million_frames_do_not_drift() -> None:
+    rngs = nnx.Rngs(2)
+    branches = Branches(
+        [
+            Conv(4, 4, kernel=(3, 3), dilation_frames=2, strides=(2, 1), n_mels=5, rngs=rngs),
+            Pool("mean", (3, 3), (2, 1), n_mels=5, channels=4, mel_padding="same"),
+        ]
     )
+    trunk = Chain(
+        [
+            MelNorm(5, rngs=rngs),
+            Conv(1, 4, kernel=(3, 3), n_mels=5, norm="subspectral", rngs=rngs),
+            branches,
+            Residual(Conv(8, 8, kernel=(3, 1), n_mels=5, rngs=rngs), Chain([]), jax.nn.relu),
+            MelMean(),
+        ]
+    )
+    model = Classifier(trunk, GruHead(8, 3, 0.0, rngs), 8, 24)
+    model.fold()
+    hop_frames, n_hops = 50, 20_000
+    key = jax.random.key(0)
 
+    def mel_of(hop):
+        """Return the frames of a hop; loud and quiet stretches alternate."""
+        loudness = jnp.where(hop // 7 % 2 == 0, 30.0, 0.1)
+        return loudness * jax.random.normal(jax.random.fold_in(key, hop), (1, hop_frames, 5))
 
-def build_chain(plan: list[dict]) -> Chain:
-    rngs = nnx.Rngs(1)
-    channels, n_mels = 4, 6
-    layers: list[Layer] = [MelNorm(n_mels, rngs=rngs)]
-    layers.append(Conv(1, channels, n_mels=n_mels, rngs=rngs))
-    for item in plan:
-        residual = item["residual"] != "none"
-        conv = Conv(
-            channels,
-            channels,
-            kernel=item["kernel"],
-            strides=(1 if residual else item["stride"], 1),
-            dilation_frames=item["dilation"],
-            depthwise=item["depthwise"],
-            n_mels=n_mels,
-            rngs=rngs,
-        )
-        reach = conv.geometry.receptive_frames - 1
-        delay = [Delay(reach // 2, n_mels, channels)] if item["residual"] == "delayed" else []
-        layers.append(Residual(conv, Chain(delay), jax.nn.relu) if residual else conv)
-    chain = Chain(layers)
-    chain.eval()
-    return chain
+    @jax.jit
+    def run():
+        def step(state, hop):
+            logits, state = model.step(mel_of(hop), state)
+            return state, logits[0]
 
+        _, stepped = jax.lax.scan(step, model.initial_state(1), jnp.arange(n_hops))
+        windows = jax.vmap(lambda hop: mel_of(hop)[0, -model.window_frames :])
+        return stepped[-100:], model(windows(jnp.arange(n_hops - 100, n_hops)))
 
-@settings(max_examples=12)
-@given(plan=chains(), hops=st.lists(st.integers(1, 2), min_size=1, max_size=6))
-def test_random_networks_stream_exactly(plan, hops) -> None:
-    chain = build_chain(plan)
-    stride, receptive = chain.geometry.stride_frames, chain.geometry.receptive_frames
-    # Enough hops in front to fill the receptive field, then the drawn ones.
-    hops = [-(-receptive // stride) + 1, *hops]
-    frames = sum(hops) * stride
-    x = np.random.default_rng(2).normal(0, 1, (1, frames, 6)).astype(np.float32)
-    graph, weights = nnx.split(chain)
-    step = jax.jit(lambda weights, x, state: nnx.merge(graph, weights).step(x, state))
-    state, outputs = chain.initial_state(1), []
-    start = 0
-    for hop in hops:
-        y, state = step(weights, jnp.asarray(x[:, start : start + hop * stride]), state)
-        assert y.shape[1] == hop
-        outputs.append(y)
-        start += hop * stride
-    streamed = np.concatenate(outputs, axis=1)
-    # The whole, cut so that its last frame ends the last output.
-    n_whole = chain.geometry.outputs(frames)
-    window = jax.jit(lambda weights, x: nnx.merge(graph, weights)(x))
-    whole = window(weights, jnp.asarray(x[:, frames - chain.geometry.inputs(n_whole) :]))
-    np.testing.assert_allclose(streamed[:, -n_whole:], whole, atol=TOLERANCE)
+    assert hop_frames * n_hops == 1_000_000
+    np.testing.assert_allclose(*run(), atol=TOLERANCE)
 
 
 def test_geometry_composes() -> None:

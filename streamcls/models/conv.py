@@ -1,0 +1,107 @@
+"""Convolution with its normalisation and activation."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from streamcls.models.norms import NormKind, SubSpectralNorm, batch_norm_affine, build_norm
+from streamcls.models.sliding import Padding, Sliding
+
+
+class Conv(Sliding):
+    """Convolution (dense or depthwise), normalisation and activation in one layer.
+
+    Depthwise kernels are summed as shifted products, which XLA's CPU backend fuses into one loop,
+    4 to 7 times faster than its grouped convolution.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output (equal to ``in_channels`` when depthwise).
+        kernel: ``(frames, mels)``.
+        strides: ``(frames, mels)``.
+        dilation_frames: Spacing of the kernel in time.
+        depthwise: One filter per channel.
+        n_mels: Mel bins of the input; ``n_mels_out`` tells those of the output.
+        mel_padding: ``same`` or ``valid``.
+        time_padding: As TensorFlow pads; ``same`` makes the network windowed.
+        norm: ``batch``, ``subspectral`` or ``None`` (a bias instead).
+        activation: Applied last; ``None`` for linear.
+        rngs: Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: tuple[int, int] = (1, 1),
+        strides: tuple[int, int] = (1, 1),
+        dilation_frames: int = 1,
+        depthwise: bool = False,
+        n_mels: int,
+        mel_padding: Padding = "same",
+        time_padding: Padding = "valid",
+        norm: NormKind = "batch",
+        activation: Callable[[jax.Array], jax.Array] | None = None,
+        rngs: nnx.Rngs,
+    ):
+        if depthwise and in_channels != out_channels:
+            raise ValueError(f"depthwise keeps channels: {in_channels} != {out_channels}")
+        super().__init__(
+            kernel, strides, dilation_frames, n_mels, in_channels, mel_padding, time_padding
+        )
+        self.depthwise = depthwise
+        self.activation = activation
+        shape = (*kernel, out_channels) if depthwise else (*kernel, in_channels, out_channels)
+        fan_in = kernel[0] * kernel[1] * (1 if depthwise else in_channels)
+        draw = jax.random.normal(rngs.params(), shape, jnp.float32)
+        self.kernel = nnx.Param(draw * jnp.sqrt(2.0 / fan_in))
+        # nnx fixes at the first assignment whether an attribute holds weights; folding swaps
+        # norm for bias, so both are declared as data whichever of them is empty.
+        bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32)) if norm is None else None
+        self.bias = nnx.data(bias)
+        self.norm = nnx.data(build_norm(norm, out_channels, self.n_mels_out, rngs))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Evaluate ``[batch, frames, n_mels, in_channels]``."""
+        y = self._depthwise(x) if self.depthwise else self._dense(x)
+        if self.bias is not None:
+            y = y + self.bias[...]
+        if self.norm is not None:
+            y = self.norm(y)
+        return y if self.activation is None else self.activation(y)
+
+    def _dense(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...]
+        if self.kernel_size == (1, 1):
+            return x[:, :: self.strides[0], :: self.strides[1]] @ kernel[0, 0]
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=self.strides,
+            padding=self.padding_of(x.shape[1]),
+            rhs_dilation=(self.dilation_frames, 1),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def _depthwise(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...]
+        time_pad, mel_pad = self.padding_of(x.shape[1])
+        if any(time_pad) or any(mel_pad):
+            x = jnp.pad(x, ((0, 0), time_pad, mel_pad, (0, 0)))
+        first, *rest = (inputs * kernel[i, j] for i, j, inputs in self.taps(x))
+        return sum(rest, start=first)
+
+    def fold(self) -> None:
+        """Fold a batch norm into kernel and bias; make a sub-spectral norm scale and shift."""
+        if isinstance(self.norm, SubSpectralNorm):
+            self.norm = nnx.data(self.norm.to_affine(self.n_mels_out))
+        elif isinstance(self.norm, nnx.BatchNorm):
+            scale, shift = batch_norm_affine(self.norm)
+            folded = np.asarray(self.kernel[...], np.float64) * scale
+            self.kernel = nnx.Param(folded.astype(np.float32))
+            self.bias = nnx.data(nnx.Param(shift.astype(np.float32)))
+            self.norm = nnx.data(None)

@@ -1,0 +1,115 @@
+"""Kernels that slide over time and mels: their memory, their padding, their taps.
+
+Base of convolutions (`conv`) and pooling (`pooling`). A kernel of ``k`` frames with dilation ``d``
+and stride ``s`` remembers its last ``d*(k-1) - (s-1)`` input frames between two steps, so that the
+outputs of window and step end on the same frames.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from streamcls.models.geometry import Geometry
+from streamcls.models.layers import Layer, State
+
+Padding = Literal["same", "valid"]
+
+
+class Sliding(Layer):
+    """A layer whose every output looks at a patch of ``kernel`` frames and mels.
+
+    Args:
+        kernel: ``(frames, mels)``.
+        strides: ``(frames, mels)``.
+        dilation_frames: Spacing of the kernel in time.
+        n_mels: Mel bins of the input.
+        in_channels: Channels of the input.
+        mel_padding: ``same`` or ``valid``.
+        time_padding: As TensorFlow pads; ``same`` makes a network windowed.
+
+    Attributes:
+        n_mels_out: Mel bins of the output.
+    """
+
+    def __init__(
+        self,
+        kernel: tuple[int, int],
+        strides: tuple[int, int],
+        dilation_frames: int,
+        n_mels: int,
+        in_channels: int,
+        mel_padding: Padding,
+        time_padding: Padding,
+    ):
+        self.kernel_size = kernel
+        self.strides = strides
+        self.dilation_frames = dilation_frames
+        self.n_mels = n_mels
+        self.in_channels = in_channels
+        self.time_padding: Padding = time_padding
+        self.mel_pad = _pad(mel_padding, n_mels, kernel[1], strides[1])
+        self.n_mels_out = 1 + (n_mels + sum(self.mel_pad) - kernel[1]) // strides[1]
+
+    @property
+    def time_valid(self) -> bool:
+        """Not padded in time."""
+        return self.time_padding == "valid" or self.kernel_size[0] == 1
+
+    @property
+    def geometry(self) -> Geometry:
+        """Receptive field and stride in frames of this layer's input."""
+        return Geometry(1 + (self.kernel_size[0] - 1) * self.dilation_frames, self.strides[0])
+
+    @property
+    def history_frames(self) -> int:
+        """Frames remembered between steps; negative when a stride skips leading frames."""
+        return self.geometry.receptive_frames - self.geometry.stride_frames
+
+    def initial_state(self, batch: int) -> State:
+        """Return zeros ``[batch, history, n_mels, in_channels]``; nothing without a history."""
+        if self.history_frames <= 0:
+            return ()
+        return jnp.zeros((batch, self.history_frames, self.n_mels, self.in_channels), jnp.float32)
+
+    def step(self, x: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """Evaluate the next frames, a multiple of the stride."""
+        if self.history_frames < 0:
+            return self(x[:, -self.history_frames :]), state
+        if self.history_frames == 0:
+            return self(x), state
+        joined = jnp.concatenate([state, x], axis=1)
+        return self(joined), joined[:, joined.shape[1] - self.history_frames :]
+
+    def padding_of(self, n_frames: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return what is added before and after the frames and the mels of a window."""
+        geometry = self.geometry
+        reach, stride = geometry.receptive_frames, geometry.stride_frames
+        return _pad(self.time_padding, n_frames, reach, stride), self.mel_pad
+
+    def taps(self, x: jax.Array) -> Iterator[tuple[int, int, jax.Array]]:
+        """Give, for every place in the kernel, the inputs that meet it.
+
+        Args:
+            x: ``[..., frames, n_mels, channels]`` with the padding of `padding_of`.
+
+        Yields:
+            ``(frame, mel, inputs [..., frames_out, n_mels_out, channels])``.
+        """
+        n_frames_out = self.geometry.outputs(x.shape[-3])
+        for i in range(self.kernel_size[0]):
+            start = i * self.dilation_frames
+            stop = start + (n_frames_out - 1) * self.strides[0] + 1
+            rows = x[..., start : stop : self.strides[0], :, :]
+            for j in range(self.kernel_size[1]):
+                last = j + (self.n_mels_out - 1) * self.strides[1] + 1
+                yield i, j, rows[..., j : last : self.strides[1], :]
+
+
+def _pad(padding: Padding, length: int, reach: int, stride: int) -> tuple[int, int]:
+    """Return what is added before and after an axis, as TensorFlow counts it."""
+    if padding == "valid":
+        return 0, 0
+    total = max(0, (-(-length // stride) - 1) * stride + reach - length)
+    return total // 2, total - total // 2
