@@ -24,6 +24,12 @@ COMMANDS = (
     "config check",
     "config show",
     "config schema",
+    "service",
+    "service install",
+    "service uninstall",
+    "service status",
+    "doctor",
+    "completion",
 )
 TIMEOUT_S = 60
 

@@ -63,7 +63,12 @@ ALLOWED: dict[str, set[str]] = {
     "daemon": {*DAEMON_SIDE, "signals"},
     "summary": {*FOUNDATION, "engine"},
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},
-    "cli": {*DAEMON_SIDE, *CLIENT_SIDE, "demo", "send", "relay", "logs", "installation"},
+    "cli": {*DAEMON_SIDE, *CLIENT_SIDE, "demo", "send", "relay", "logs"}
+    | {
+        "installation",
+        "doctor",
+    },
+    "doctor": {*DAEMON_SIDE, *CLIENT_SIDE, "installation"},
     "__main__": {"cli"},
     "train": {*FOUNDATION, "features", "models", "header", "checkpoint", "engine", "zoo"},
 }

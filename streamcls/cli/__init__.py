@@ -15,6 +15,7 @@ from streamcls.cli import (
     config,
     demo,
     devices,
+    doctor,
     keys,
     listen,
     models,
@@ -31,7 +32,7 @@ EXIT_BROKEN_PIPE = 141
 
 _COMMANDS = (
     *(run, demo, listen, send, relay, devices, models, config, keys),
-    *(service, completion),
+    *(service, doctor, completion),
 )
 """In the order of the help page."""
 
