@@ -7,7 +7,7 @@ BIN := .venv/bin
 SETUP := uv.lock pyproject.toml scripts/bootstrap.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench train-digits train-commands demo-recording clean
+.PHONY: help setup demo test lint bench train-digits train-commands demo-recording man clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ train-commands: $(DEV) ## Train the shipped model "commands" from ../shared/data
 demo-recording: $(DEV) ## Synthesise the demo's recording again (espeak-ng).
 	@scripts/bootstrap.sh system
 	@$(BIN)/python scripts/demo_recording.py
+
+man: $(DEV) ## Write the manual pages from the commands' help.
+	@$(BIN)/python scripts/man_pages.py
 
 clean: ## Remove what setup, tests and builds have made.
 	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis build dist

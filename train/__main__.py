@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -283,10 +284,21 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_extra() -> None:
+    """Refuse at once what would end hours later, when the report is drawn."""
+    missing = [name for name in ("optax", "orbax", "matplotlib") if find_spec(name) is None]
+    if missing:
+        raise StreamclsError(
+            f"training needs {', '.join(missing)}, which streamcls alone does not bring: "
+            f"pip install 'streamcls[train]'"
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     args = make_parser().parse_args(argv)
     try:
+        _check_extra()
         return args.run(args) or 0
     except StreamclsError as error:
         print(f"error: {error}", file=sys.stderr)
