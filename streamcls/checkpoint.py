@@ -6,8 +6,6 @@ shapes, types and finiteness, and executes nothing from the file. Writing is ato
 fsync, rename.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from streamcls.atomic import write_whole
 from streamcls.errors import CheckpointError, ModelError
 from streamcls.features import FrontEnd, front_end_from_dict
 from streamcls.header import (
@@ -108,7 +107,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def save_checkpoint(path: Path, model: Classifier, header: Header) -> None:
-    """Write a checkpoint atomically (temporary file in the same folder, fsync, rename).
+    """Write a checkpoint atomically.
 
     Raises:
         CheckpointError: The header contradicts the model, or the folder is not writable.
@@ -121,14 +120,7 @@ def save_checkpoint(path: Path, model: Classifier, header: Header) -> None:
     tensors = {name: np.asarray(value) for name, value in _flat_weights(model).items()}
     data = save(tensors, metadata={METADATA_KEY: msgspec.json.encode(header).decode()})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary = Path(file.name)
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        write_whole(path, data)
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from None
 
