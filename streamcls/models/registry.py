@@ -14,6 +14,7 @@ from streamcls.errors import ModelError
 from streamcls.models.bc_resnet import BcResNetConfig, build_bc_resnet
 from streamcls.models.classifier import Classifier
 from streamcls.models.cnn_tc_resnet import CnnTcResNetConfig, build_cnn_tc_resnet
+from streamcls.models.mobilenet_v1 import MobileNetV1Config, build_mobilenet_v1
 from streamcls.models.tc_resnet import TcResNetConfig, build_tc_resnet
 
 
@@ -30,6 +31,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "bc_resnet_2": Architecture(BcResNetConfig(width=2.0), build_bc_resnet),
     "cnn_tc_resnet_1": Architecture(CnnTcResNetConfig(), build_cnn_tc_resnet),
     "cnn_tc_resnet_2": Architecture(CnnTcResNetConfig(width=1.5), build_cnn_tc_resnet),
+    "mobilenet_v1": Architecture(MobileNetV1Config(), build_mobilenet_v1),
     "tc_resnet_8": Architecture(TcResNetConfig(), build_tc_resnet),
     "tc_resnet_14": Architecture(
         TcResNetConfig(

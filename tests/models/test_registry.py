@@ -20,6 +20,7 @@ PARAMETERS = {
     "bc_resnet_2": 27_772,
     "cnn_tc_resnet_1": 119_596,
     "cnn_tc_resnet_2": 267_092,
+    "mobilenet_v1": 3_207_756,
     "tc_resnet_8": 38_892,
     "tc_resnet_14": 49_548,
 }
