@@ -33,3 +33,7 @@ class ModelError(StreamclsError):
 
 class PublishError(StreamclsError):
     """A socket cannot be bound or the request is refused by the security rules."""
+
+
+class DownloadError(StreamclsError):
+    """A file cannot be fetched, or what came is not the file that was asked for."""

@@ -20,6 +20,8 @@ SCHEMA = "streamcls-checkpoint/1"
 METADATA_KEY = "streamcls"
 SUFFIX = ".safetensors"
 _MAX_FILE_BYTES = 2 << 30
+PULLABLE = ("yamnet",)
+"""Models that are published elsewhere; see `streamcls.importers`."""
 
 
 class WindowGeometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -60,26 +62,60 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     creator: str
 
 
+def model_directory() -> Path:
+    """Return where models are kept that were pulled or imported: systemd's folder or the user's."""
+    # systemd sets STATE_DIRECTORY; with several directories they are separated by colons.
+    service = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if service:
+        return Path(service) / "models"
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "streamcls" / "models"
+
+
 def list_shipped() -> list[str]:
     """Return the names of the checkpoints that come with streamcls, sorted."""
     return sorted(path.stem for path in ZOO_DIRECTORY.glob(f"*{SUFFIX}"))
 
 
+def list_installed() -> list[str]:
+    """Return the names of the checkpoints in the model folder, sorted."""
+    shipped = set(list_shipped())
+    names = (path.stem for path in model_directory().glob(f"*{SUFFIX}"))
+    return sorted(name for name in names if name not in shipped and not name.startswith("."))
+
+
 def find_checkpoint(name_or_path: str) -> Path:
-    """Resolve a shipped model's name or a path to an existing file.
+    """Resolve a model's name or a path to an existing file.
+
+    A name is looked for among the shipped models, then in the model folder.
 
     Raises:
-        CheckpointError: Neither a shipped name nor an existing file.
+        CheckpointError: Neither the name of a model nor an existing file.
     """
-    looks_like_path = os.sep in name_or_path or name_or_path.endswith(SUFFIX)
-    path = Path(name_or_path).expanduser()
-    if not looks_like_path:
-        path = ZOO_DIRECTORY / f"{name_or_path}{SUFFIX}"
-    if path.is_file():
-        return path
-    shipped = ", ".join(list_shipped()) or "none"
-    what = f"no such file: {path}" if looks_like_path else f"unknown model {name_or_path!r}"
-    raise CheckpointError(f"{what}; shipped models: {shipped}; or give the path of a {SUFFIX} file")
+    if is_path(name_or_path):
+        candidates = [Path(name_or_path).expanduser()]
+    else:
+        file_name = f"{name_or_path}{SUFFIX}"
+        candidates = [ZOO_DIRECTORY / file_name, model_directory() / file_name]
+    for path in candidates:
+        if path.is_file():
+            return path
+    names = ", ".join([*list_shipped(), *list_installed()]) or "none"
+    if is_path(name_or_path):
+        what = f"no such file: {candidates[0]}"
+    elif name_or_path in PULLABLE:
+        raise CheckpointError(
+            f"model {name_or_path!r} is not here yet; fetch it with: "
+            f"streamcls models pull {name_or_path}"
+        )
+    else:
+        what = f"unknown model {name_or_path!r}"
+    raise CheckpointError(f"{what}; models: {names}; or give the path of a {SUFFIX} file")
+
+
+def is_path(name_or_path: str) -> bool:
+    """Tell a path from the name of a model."""
+    return os.sep in name_or_path or name_or_path.endswith(SUFFIX)
 
 
 def read_header(path: Path) -> Header:

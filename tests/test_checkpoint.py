@@ -130,7 +130,7 @@ def test_foreign_safetensors_file(tmp_path: Path) -> None:
 
 def test_finding(path: Path) -> None:
     assert find_checkpoint(str(path)) == path
-    with pytest.raises(CheckpointError, match="unknown model 'nothing'; shipped models: "):
+    with pytest.raises(CheckpointError, match="unknown model 'nothing'; models: "):
         find_checkpoint("nothing")
     with pytest.raises(CheckpointError, match="no such file: /no/where.safetensors"):
         find_checkpoint("/no/where.safetensors")

@@ -3,6 +3,7 @@
 import ctypes.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ COMMANDS = (
     "models",
     "models list",
     "models show",
+    "models import",
+    "models pull",
     "config",
     "config check",
     "config show",
@@ -91,6 +94,11 @@ def test_version_is_the_package_version():
         (["models", "show", "nonexistent"], "unknown model 'nonexistent'"),
         (["models", "show", "/nonexistent.safetensors"], "no such file"),
         (["models", "show", __file__], "not a readable checkpoint"),
+        (["models", "import", __file__], "no TensorFlow Lite file"),
+        (["models", "import", __file__, "--out", "commands"], "name of a shipped model"),
+        (["models", "import", __file__, "--out", "./x.bin"], "must end in .safetensors"),
+        (["models", "pull", "everything"], "cannot be pulled; there are: yamnet"),
+        (["models", "pull", "yamnet", "--from", "ftp://x"], "must begin with https://"),
     ],
 )
 def test_wrong_input_is_one_message_and_status_2(arguments: list[str], said: str):
@@ -226,14 +234,29 @@ def test_devices_lists_or_says_what_to_install():
         assert "libportaudio2" in result.stderr
 
 
-def test_models_list_names_what_the_zoo_holds():
+def test_models_list_names_what_the_zoo_and_the_model_folder_hold(tmp_path: Path):
     from streamcls.zoo import ZOO_DIRECTORY
 
-    result = run_cli("models", "list", "--json")
+    shipped = sorted(ZOO_DIRECTORY.glob("*.safetensors"))
+    folder = tmp_path / "streamcls" / "models"
+    folder.mkdir(parents=True)
+    shutil.copy(shipped[0], folder / "mine.safetensors")
+    shutil.copy(shipped[0], folder / shipped[0].name)  # a shipped name means the shipped model
+    place = {"XDG_DATA_HOME": str(tmp_path), "STATE_DIRECTORY": ""}
+    result = run_cli("models", "list", "--json", **place)
     names = [model["name"] for model in json.loads(result.stdout)]
-    assert names == sorted(path.stem for path in ZOO_DIRECTORY.glob("*.safetensors"))
-    listing = run_cli("models", "list").stdout
+    assert names == [*(path.stem for path in shipped), "mine"]
+    listing = run_cli("models", "list", **place).stdout
     assert all(name in listing for name in names)
+    assert "streamcls models pull yamnet" in listing
+    facts = json.loads(run_cli("models", "show", "mine", "--json", **place).stdout)
+    assert facts["path"] == str(folder / "mine.safetensors")
+    assert "models pull yamnet" in refuse("models", "show", "yamnet", **place)
+    (folder / "damaged.safetensors").write_bytes(b"no")
+    result = run_cli("models", "list", STATE_DIRECTORY=str(tmp_path / "streamcls"))
+    assert result.returncode == 2
+    assert "damaged.safetensors is not a readable checkpoint" in result.stderr
+    assert all(name in result.stdout for name in names)
 
 
 def test_models_show_says_how_the_model_is_served(tmp_path: Path):

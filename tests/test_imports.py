@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-FOUNDATION = {"types", "units", "errors"}
+FOUNDATION = {"types", "units", "errors", "atomic"}
 STAGES = (
     "clock",
     "ring",
@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "units": set(),
     "errors": set(),
+    "atomic": set(),
     "zoo": set(),
     "notify": set(),
     "logs": set(),
@@ -55,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     **{stage: {*FOUNDATION, *STAGES[:index]} for index, stage in enumerate(STAGES)},
     **{key: {*FOUNDATION, *CLIENT_SIDE} for key in CLIENTS},
     "signals": set(),
+    "importers": {*FOUNDATION, *STAGES[: STAGES.index("engine")]},
     "classifier": {*FOUNDATION, *STAGES[: STAGES.index("publish")]},
     "ingest": {*FOUNDATION, "capture", *SOCKETS},
     "send": {*FOUNDATION, "ring", "capture", *SOCKETS, "signals"},
@@ -63,10 +65,16 @@ ALLOWED: dict[str, set[str]] = {
     "daemon": {*DAEMON_SIDE, "signals"},
     "summary": {*FOUNDATION, "engine"},
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},
-    "cli": {*DAEMON_SIDE, *CLIENT_SIDE, "demo", "send", "relay", "logs"}
-    | {
+    "cli": {
+        *DAEMON_SIDE,
+        *CLIENT_SIDE,
+        "demo",
+        "send",
+        "relay",
+        "logs",
         "installation",
         "doctor",
+        "importers",
     },
     "doctor": {*DAEMON_SIDE, *CLIENT_SIDE, "installation"},
     "__main__": {"cli"},

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
-from streamcls.models.classifier import Classifier, MeanHead
+from streamcls.models.classifier import Classifier
 from streamcls.models.compose import Chain
-from streamcls.models.layers import Conv, Layer, MelMean
+from streamcls.models.conv import Conv
+from streamcls.models.heads import MeanHead
+from streamcls.models.layers import Layer, MelMean
 
 
 @dataclass(frozen=True, slots=True)

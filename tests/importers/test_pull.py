@@ -1,0 +1,42 @@
+"""`streamcls models pull yamnet` as a user runs it, from a server that stumbles, by a proxy."""
+
+import json
+from pathlib import Path
+
+from streamcls.importers.published import YAMNET_FILE
+from tests.importers.file_server import serve, status, whole
+from tests.test_cli import run_cli
+
+
+def test_pull_fetches_once_and_imports(tflite_path: Path, tmp_path: Path) -> None:
+    place = {"XDG_DATA_HOME": str(tmp_path), "STATE_DIRECTORY": ""}
+    with serve(status(503), whole(tflite_path.read_bytes())) as proxy:
+        proxies = {"http_proxy": proxy.url, "no_proxy": ""}
+        mirror = ("models", "pull", "yamnet", "--from", "http://models.invalid/m/")
+        first = run_cli(*mirror, **place, **proxies)
+        again = run_cli(*mirror, **place, **proxies)
+    assert proxy.requests == [f"http://models.invalid/m/{YAMNET_FILE}"] * 2
+    assert first.returncode == again.returncode == 0, first
+    assert "the server answers 503" in first.stderr
+    assert "run it with: streamcls run --model yamnet" in first.stdout
+    assert f"{YAMNET_FILE} is here and whole" in again.stdout
+    folder = tmp_path / "streamcls" / "models"
+    assert {path.name for path in folder.iterdir()} == {YAMNET_FILE, "yamnet.safetensors"}
+    facts = json.loads(run_cli("models", "show", "yamnet", "--json", **place).stdout)
+    assert facts["executor"] == "windowed"
+    assert len(facts["labels"]) == 521
+
+
+def test_pull_of_another_file_leaves_nothing(tmp_path: Path) -> None:
+    with serve(whole(bytes(4_047_424))) as server:
+        said = refuse_pull(server.url, tmp_path)
+    assert "has sha256" in said
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def refuse_pull(url: str, place: Path) -> str:
+    """Pull from ``url``, check that it fails as it should, and return what it said."""
+    result = run_cli("models", "pull", "yamnet", "--from", url, STATE_DIRECTORY=str(place))
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    return result.stderr
