@@ -5,7 +5,9 @@ depthwise convolution and is broadcast back onto the map. Cheap, and tolerant to
 formants because most of it is convolutional in frequency.
 
 Differences from the paper: no zero padding in time, a stride of two frames in the stem, and smaller
-dilations, so that the receptive field fits inside a one-second window.
+dilations, so that the receptive field fits inside a one-second window. With the settings of
+`BC_RESNET_SAME` it is padded, dilated and strided as in the paper, and windowed; the number of
+weights is the same.
 
 Reference: Kim et al., "Broadcasted Residual Learning for Efficient Keyword Spotting", Interspeech
 2021, arXiv 2106.04140.
@@ -21,6 +23,7 @@ from streamcls.models.compose import Chain, Residual
 from streamcls.models.conv import Conv
 from streamcls.models.heads import MeanHead
 from streamcls.models.layers import Dropout, Layer, MelMean, MelNorm
+from streamcls.models.sliding import Padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,15 @@ class BcResNetConfig:
     dilations_frames: tuple[int, int, int, int] = (1, 1, 1, 2)
     """Temporal dilation of each stage."""
     blocks: tuple[int, int, int, int] = (2, 2, 4, 4)
+    stem_stride_frames: int = 2
+    time_padding: Padding = "valid"
     min_window_frames: int = 97
     dropout: float = 0.1
+
+
+BC_RESNET_SAME = BcResNetConfig(
+    dilations_frames=(1, 2, 4, 8), stem_stride_frames=1, time_padding="same"
+)
 
 
 def _block(
@@ -42,6 +52,7 @@ def _block(
     n_mels: int,
     mel_stride: int,
     dilation_frames: int,
+    time_padding: Padding,
     dropout: float,
     rngs: nnx.Rngs,
 ) -> tuple[Layer, int]:
@@ -73,6 +84,7 @@ def _block(
                 dilation_frames=dilation_frames,
                 depthwise=True,
                 n_mels=1,
+                time_padding=time_padding,
                 activation=jax.nn.silu,
                 rngs=rngs,
             ),
@@ -96,8 +108,9 @@ def build_bc_resnet(
         1,
         stem,
         kernel=(5, 5),
-        strides=(2, 2),
+        strides=(config.stem_stride_frames, 2),
         n_mels=n_mels,
+        time_padding=config.time_padding,
         activation=jax.nn.relu,
         rngs=rngs,
     )
@@ -112,6 +125,7 @@ def build_bc_resnet(
                 mels,
                 mel_stride,
                 config.dilations_frames[stage],
+                config.time_padding,
                 config.dropout,
                 rngs,
             )
@@ -125,6 +139,7 @@ def build_bc_resnet(
             depthwise=True,
             n_mels=mels,
             mel_padding="valid",
+            time_padding=config.time_padding,
             norm=None,
             rngs=rngs,
         ),

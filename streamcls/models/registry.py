@@ -4,17 +4,23 @@ Adding a family: write its file, then one line in `ARCHITECTURES`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 from flax import nnx
 
 from streamcls.errors import ModelError
-from streamcls.models.bc_resnet import BcResNetConfig, build_bc_resnet
+from streamcls.models.bc_resnet import BC_RESNET_SAME, BcResNetConfig, build_bc_resnet
+from streamcls.models.choi_crnn import ChoiCrnnConfig, build_choi_crnn
+from streamcls.models.choi_k2c2 import ChoiK2c2Config, build_choi_k2c2
 from streamcls.models.classifier import Classifier
 from streamcls.models.cnn_tc_resnet import CnnTcResNetConfig, build_cnn_tc_resnet
+from streamcls.models.ds_cnn import DS_CNN_L, DS_CNN_M, DS_CNN_S, build_ds_cnn
 from streamcls.models.mobilenet_v1 import MobileNetV1Config, build_mobilenet_v1
+from streamcls.models.sb_cnn import SbCnnConfig, build_sb_cnn
+from streamcls.models.simple_audio import SimpleAudioConfig, build_simple_audio
+from streamcls.models.smales_cnn import SmalesCnnConfig, build_smales_cnn
 from streamcls.models.tc_resnet import TcResNetConfig, build_tc_resnet
 
 
@@ -26,22 +32,61 @@ class Architecture:
     builder: Callable[[Any, int, int, nnx.Rngs], Classifier]
 
 
+_TC_RESNET_14 = TcResNetConfig(
+    channels=(16, 24, 24, 32, 32, 48, 48), strides_frames=(2, 1, 2, 1, 1, 1), kernel_frames=3
+)
+
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "bc_resnet_1": Architecture(BcResNetConfig(width=1.0), build_bc_resnet),
-    "bc_resnet_2": Architecture(BcResNetConfig(width=2.0), build_bc_resnet),
+    **{
+        f"bc_resnet_{width}": Architecture(BcResNetConfig(width=float(width)), build_bc_resnet)
+        for width in (1, 2, 3, 8)
+    },
+    **{
+        f"bc_resnet_{width}_same": Architecture(
+            replace(BC_RESNET_SAME, width=float(width)), build_bc_resnet
+        )
+        for width in (1, 2, 3, 8)
+    },
+    "choi_crnn_100k": Architecture(ChoiCrnnConfig(), build_choi_crnn),
+    "choi_crnn_3m": Architecture(
+        ChoiCrnnConfig(channels=(169, 339, 339, 339), recurrent=(169, 169)), build_choi_crnn
+    ),
+    "choi_k2c2_100k": Architecture(ChoiK2c2Config(), build_choi_k2c2),
+    "choi_k2c2_3m": Architecture(
+        ChoiK2c2Config(channels=(118, 236, 236, 355, 473)), build_choi_k2c2
+    ),
     "cnn_tc_resnet_1": Architecture(CnnTcResNetConfig(), build_cnn_tc_resnet),
     "cnn_tc_resnet_2": Architecture(CnnTcResNetConfig(width=1.5), build_cnn_tc_resnet),
     "mobilenet_v1": Architecture(MobileNetV1Config(), build_mobilenet_v1),
+    **{
+        f"ds_cnn_{size}": Architecture(config, build_ds_cnn)
+        for size, config in (("s", DS_CNN_S), ("m", DS_CNN_M), ("l", DS_CNN_L))
+    },
+    **{
+        f"ds_cnn_{size}_same": Architecture(replace(config, time_padding="same"), build_ds_cnn)
+        for size, config in (("s", DS_CNN_S), ("m", DS_CNN_M), ("l", DS_CNN_L))
+    },
+    "sb_cnn": Architecture(SbCnnConfig(), build_sb_cnn),
+    "simple_audio": Architecture(SimpleAudioConfig(), build_simple_audio),
+    "smales_cnn": Architecture(SmalesCnnConfig(), build_smales_cnn),
     "tc_resnet_8": Architecture(TcResNetConfig(), build_tc_resnet),
-    "tc_resnet_14": Architecture(
-        TcResNetConfig(
-            channels=(16, 24, 24, 32, 32, 48, 48),
-            strides_frames=(2, 1, 2, 1, 1, 1),
-            kernel_frames=3,
+    "tc_resnet_14": Architecture(_TC_RESNET_14, build_tc_resnet),
+    "tc_resnet_8_same": Architecture(
+        TcResNetConfig(strides_frames=(2, 2, 2), kernel_frames=9, time_padding="same"),
+        build_tc_resnet,
+    ),
+    "tc_resnet_14_same": Architecture(
+        replace(
+            _TC_RESNET_14,
+            strides_frames=(2, 1, 2, 1, 2, 1),
+            kernel_frames=9,
+            time_padding="same",
         ),
         build_tc_resnet,
     ),
 }
+"""A name that ends in ``_same`` is a published network with its padding in time: windowed. The name
+without it is the same network made VALID in time."""
 
 
 def resolve_settings(architecture: str, overrides: Mapping[str, Any] | None = None) -> Any:

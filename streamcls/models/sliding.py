@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from streamcls.errors import ModelError
 from streamcls.models.geometry import Geometry
 from streamcls.models.layers import Layer, State
 
@@ -31,6 +32,9 @@ class Sliding(Layer):
 
     Attributes:
         n_mels_out: Mel bins of the output.
+
+    Raises:
+        ModelError: If the kernel does not fit the mels.
     """
 
     def __init__(
@@ -51,6 +55,11 @@ class Sliding(Layer):
         self.time_padding: Padding = time_padding
         self.mel_pad = _pad(mel_padding, n_mels, kernel[1], strides[1])
         self.n_mels_out = 1 + (n_mels + sum(self.mel_pad) - kernel[1]) // strides[1]
+        if self.n_mels_out < 1:
+            raise ModelError(
+                f"a kernel over {kernel[1]} mels does not fit the {n_mels} that are left; give the "
+                f"network a front end with more mels"
+            )
 
     @property
     def time_valid(self) -> bool:

@@ -4,7 +4,10 @@ The mel bins are the channels of the first layer, so every layer is a small dens
 time: few, well-filled matrix products, the fastest family here on a CPU.
 
 Differences from the paper: no zero padding in time; shortcuts are cropped to the newest frames;
-shorter kernels, so that the receptive field fits inside a one-second window.
+shorter kernels, so that the receptive field fits inside a one-second window. With
+``time_padding = "same"`` and kernels of nine frames it is the paper's network, windowed: 65,260 and
+135,948 weights for 12 classes, of which 80 normalise the input. The paper's MFCCs are a rotation
+of log-mel frames, which the first convolution learns.
 
 Reference: Choi et al., "Temporal Convolution for Real-time Keyword Spotting on Mobile Devices",
 Interspeech 2019, arXiv 1904.03814.
@@ -20,6 +23,7 @@ from streamcls.models.compose import Chain, Residual
 from streamcls.models.conv import Conv
 from streamcls.models.heads import MeanHead
 from streamcls.models.layers import Dropout, Layer, MelNorm, MelsToChannels
+from streamcls.models.sliding import Padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class TcResNetConfig:
     """Stride of each residual block."""
     kernel_frames: int = 5
     """The paper's 9 would look back 139 frames, more than the window."""
+    time_padding: Padding = "valid"
     min_window_frames: int = 97
     dropout: float = 0.2
 
@@ -44,6 +49,7 @@ def residual_block(
     stride_frames: int,
     kernel_frames: int,
     rngs: nnx.Rngs,
+    time_padding: Padding = "valid",
 ) -> Layer:
     """Build one residual block of two temporal convolutions."""
     main = Chain(
@@ -54,10 +60,18 @@ def residual_block(
                 kernel=(kernel_frames, 1),
                 strides=(stride_frames, 1),
                 n_mels=1,
+                time_padding=time_padding,
                 activation=jax.nn.relu,
                 rngs=rngs,
             ),
-            Conv(channels, channels, kernel=(kernel_frames, 1), n_mels=1, rngs=rngs),
+            Conv(
+                channels,
+                channels,
+                kernel=(kernel_frames, 1),
+                n_mels=1,
+                time_padding=time_padding,
+                rngs=rngs,
+            ),
         ]
     )
     shortcut: list[Layer] = []
@@ -83,11 +97,23 @@ def build_tc_resnet(
     layers: list[Layer] = [
         MelNorm(n_mels, rngs=rngs),
         MelsToChannels(),
-        Conv(n_mels, stem, kernel=(3, 1), n_mels=1, activation=jax.nn.relu, rngs=rngs),
+        Conv(
+            n_mels,
+            stem,
+            kernel=(3, 1),
+            n_mels=1,
+            time_padding=config.time_padding,
+            activation=jax.nn.relu,
+            rngs=rngs,
+        ),
     ]
     channels = stem
     for width, stride_frames in zip(widths, config.strides_frames, strict=True):
-        layers.append(residual_block(channels, width, stride_frames, config.kernel_frames, rngs))
+        layers.append(
+            residual_block(
+                channels, width, stride_frames, config.kernel_frames, rngs, config.time_padding
+            )
+        )
         channels = width
     layers.append(Dropout(config.dropout, rngs=rngs))
     head = MeanHead(channels, n_classes, config.dropout, rngs=rngs)

@@ -1,4 +1,4 @@
-"""Incremental steps give the logits of the whole window, for every registered network."""
+"""Incremental steps give the logits of the whole window, for networks of every family."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcls.models import (
-    ARCHITECTURES,
     Branches,
     Chain,
     Classifier,
@@ -26,10 +25,11 @@ from tests.models.random_networks import N_MELS, classifiers
 TOLERANCE = 1e-4
 
 
-TIME_VALID = sorted(set(ARCHITECTURES) - {"mobilenet_v1"})
+ONE_OF_EACH = ["bc_resnet_1", "cnn_tc_resnet_1", "ds_cnn_s", "sb_cnn", "smales_cnn", "tc_resnet_8"]
+"""The time-valid families; other sizes are the same code."""
 
 
-@pytest.fixture(scope="module", params=TIME_VALID)
+@pytest.fixture(scope="module", params=ONE_OF_EACH)
 def model(request) -> Classifier:
     return build_seasoned(request.param)
 
@@ -37,7 +37,7 @@ def model(request) -> Classifier:
 def test_random_chunkings_equal_the_window(model: Classifier) -> None:
     stride = model.geometry.stride_frames
     generator = np.random.default_rng(3)
-    mel = generator.normal(-4, 3, (2, model.window_frames + 30 * stride, 40)).astype(np.float32)
+    mel = generator.normal(-4, 3, (2, model.window_frames + 20 * stride, 40)).astype(np.float32)
     graph, weights = nnx.split(model)
     window = jax.jit(lambda weights, x: nnx.merge(graph, weights)(x))
     step = jax.jit(lambda weights, x, state: nnx.merge(graph, weights).step(x, state))
@@ -45,7 +45,7 @@ def test_random_chunkings_equal_the_window(model: Classifier) -> None:
     for _ in range(3):
         state, end = model.initial_state(2), 0
         while end < mel.shape[1]:
-            hop = min(stride * int(generator.integers(1, 5)), mel.shape[1] - end)
+            hop = min(stride * int(generator.integers(1, 4)), mel.shape[1] - end)
             hop -= hop % stride
             if hop == 0:
                 break
