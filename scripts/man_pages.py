@@ -98,7 +98,8 @@ def _options(parser: argparse.ArgumentParser, heading: str) -> Iterator[str]:
             if group.description:
                 yield _text(group.description)
         for action in shown:
-            yield from (".TP", _invocation(action), _text(formatter._expand_help(action)))
+            help_text = formatter._expand_help(action) if action.help else ""
+            yield from (".TP", _invocation(action), _text(help_text))
 
 
 def _invocation(action: argparse.Action) -> str:

@@ -104,7 +104,23 @@ class Call:
         return shlex.join(self.command)
 
 
-Step = Write | Remove | Call
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start or restart a service, and wait until it is ready."""
+
+    scope: "Scope"
+    unit: str
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What is called."""
+        return (*self.scope.systemctl, "restart", self.unit)
+
+    def __str__(self) -> str:
+        return shlex.join(self.command)
+
+
+Step = Write | Remove | Call | Start
 
 
 def unit_name(name: str) -> str:
@@ -164,7 +180,7 @@ def plan_install(scope: Scope, name: str, given: Path | None, start: bool = True
     steps.append(Call((*scope.systemctl, "daemon-reload")))
     steps.append(Call((*scope.systemctl, "enable", unit)))
     if start:
-        steps.append(Call((*scope.systemctl, "restart", unit)))
+        steps.append(Start(scope, unit))
     return steps
 
 
@@ -203,6 +219,8 @@ def take(step: Step) -> None:
                     step.path.parent.rmdir()
             case Call():
                 _call(step.command)
+            case Start():
+                _start(step)
     except OSError as error:
         raise ServiceError(f"cannot {step}: {error.strerror}") from None
 
@@ -347,6 +365,18 @@ def _find_group(name: str) -> int:
     except KeyError:
         raise ServiceError(
             f"there is no group {name}, to which sound devices belong; make it: groupadd {name}"
+        ) from None
+
+
+def _start(step: Start) -> None:
+    try:
+        _call(step.command)
+    except ServiceError:
+        scope = () if step.scope is Scope.SYSTEM else ("--user",)
+        journal = ("journalctl", *scope, "-u", step.unit, "-n", "5", "-o", "cat", "--no-pager")
+        said = subprocess.run(journal, capture_output=True, text=True).stdout.rstrip()
+        raise ServiceError(
+            f"{step.unit} does not start; what its log says last (systemd tries on):\n{said}"
         ) from None
 
 

@@ -1,6 +1,7 @@
 """One configuration: would `streamcls run` take it, hear its streams and be heard?"""
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from streamcls.capture import (
 from streamcls.client import ControlClient, Subscriber
 from streamcls.config import Config, StreamConfig
 from streamcls.doctor.finding import Finding, Grade
-from streamcls.errors import SourceError, StreamclsError
+from streamcls.errors import PublishError, SourceError, StreamclsError
 from streamcls.publish.endpoint import bind, socket_file
 from streamcls.publish.keys import ServerKeys
 from streamcls.publish.messages import Vocabulary
@@ -117,28 +118,50 @@ def check_running(config: Config, running: dict[str, Any]) -> Iterator[Finding]:
 def check_sockets(config: Config) -> Iterator[Finding]:
     """Bind what the daemon would bind, then send and receive a message."""
     if config.security.keys is not None:
-        keys = ServerKeys.load(config.security.keys, config.security.clients)
-        clients = keys.allowed.clients()
-        problems = list(keys.allowed.problems.values())
-        seen = f"{config.security.keys}: {len(clients)} clients may connect"
-        if problems or not clients:
-            seen = "; ".join([seen, *problems])
-            yield Finding("keys", Grade.WARN, seen, "streamcls keys --help")
-        else:
-            yield Finding("keys", Grade.OK, seen)
+        yield _check_keys(config.security.keys, config.security.clients)
     endpoints = [config.publish.endpoint, config.publish.control]
     if any(stream.source.startswith("remote:") for stream in config.streams.values()):
         endpoints.append(config.ingest.endpoint)
-    with zmq.Context() as context:
-        for endpoint in endpoints:
-            with context.socket(zmq.XPUB) as socket:
-                socket.linger = 0
-                bind(socket, endpoint, int(config.security.ipc_mode, 8))
-            if (path := socket_file(endpoint)) is not None:
-                path.unlink(missing_ok=True)
-    yield Finding("sockets", Grade.OK, f"can listen on {', '.join(endpoints)}")
+    yield _bind_all(endpoints, config)
     with Publisher("tcp://127.0.0.1:*", Vocabulary("doctor", ("test",))) as publisher:
         yield _listen(publisher.endpoint)
+
+
+def _bind_all(endpoints: list[str], config: Config) -> Finding:
+    with zmq.Context() as context:
+        for endpoint in endpoints:
+            try:
+                with context.socket(zmq.XPUB) as socket:
+                    socket.linger = 0
+                    bind(socket, endpoint, int(config.security.ipc_mode, 8))
+            except PublishError as error:
+                if config.security.keys is None:
+                    return Finding("sockets", Grade.FAIL, str(error))
+                # It may be our own daemon, which does not answer us without a client's key.
+                remedy = "streamcls service status; streamcls listen --client-key ..."
+                return Finding("sockets", Grade.WARN, str(error), remedy)
+            if (path := socket_file(endpoint)) is not None:
+                path.unlink(missing_ok=True)
+    return Finding("sockets", Grade.OK, f"can listen on {', '.join(endpoints)}")
+
+
+def _check_keys(folder: str, clients: str | None) -> Finding:
+    try:
+        keys = ServerKeys.load(folder, clients)
+    except PublishError as error:
+        if os.geteuid() != 0:
+            raise
+        remedy = (
+            "as it should be if they are a service's; to look as the service: systemd-run --pipe "
+            "-p DynamicUser=yes -p User=streamcls -p StateDirectory=streamcls streamcls doctor FILE"
+        )
+        return Finding("keys", Grade.WARN, str(error), remedy)
+    allowed = keys.allowed.clients()
+    problems = list(keys.allowed.problems.values())
+    seen = "; ".join([f"{folder}: {len(allowed)} clients may connect", *problems])
+    if problems or not allowed:
+        return Finding("keys", Grade.WARN, seen, "streamcls keys --help")
+    return Finding("keys", Grade.OK, seen)
 
 
 def _listen(endpoint: str) -> Finding:

@@ -15,6 +15,9 @@ import zmq
 from streamcls.config import load_config
 from streamcls.doctor import Finding, Grade, daemon
 from streamcls.doctor.finding import attempt
+from tests.audio_server import AudioServer, audio_server
+
+__all__ = ["audio_server"]
 
 TIMEOUT_S = 60.0
 RATE_HZ = 16_000
@@ -87,7 +90,7 @@ def test_an_address_in_use_fails():
         overrides = {"publish.endpoint": f"tcp://127.0.0.1:{port}"}
         config = load_config(None, overrides, environ={})
         findings = list(attempt("sockets", lambda: daemon.check_sockets(config)))
-    assert [finding.grade for finding in findings] == [Grade.FAIL]
+    assert findings[0].grade is Grade.FAIL
     assert "in use by another process" in findings[0].seen
 
 
@@ -132,3 +135,22 @@ def test_a_running_daemon_is_asked_instead(tmp_path: Path):
             process.kill()
     assert findings["daemon"].seen.startswith("runs here already: model commands")
     assert {finding.grade for finding in findings.values()} == {Grade.OK}
+
+
+@pytest.mark.pulseaudio
+def test_a_device_is_opened_and_its_level_shown(audio_server: AudioServer):
+    audio_server.store_raw(np.full(5 * RATE_HZ, 0.1, np.float32))
+    program = (
+        "from streamcls.config import load_config; from streamcls.doctor import daemon\n"
+        "overrides = {'streams.a.source': 'device:filesrc', 'streams.a.channels': 1,\n"
+        f"    'streams.a.sample_rate_hz': {RATE_HZ}}}\n"
+        "print(*daemon.check_sources(load_config(None, overrides, environ={})))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env=audio_server.environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert f"seen='device:filesrc: {RATE_HZ} Hz, level -20 dBFS'" in result.stdout, result

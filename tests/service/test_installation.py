@@ -10,7 +10,7 @@ import pytest
 
 from streamcls import installation
 from streamcls.config import load_config
-from streamcls.installation import UNIT_DIRECTORY, Call, Remove, Scope, ServiceError, Write
+from streamcls.installation import UNIT_DIRECTORY, Call, Remove, Scope, ServiceError, Start, Write
 
 USER = Scope.USER
 
@@ -48,7 +48,7 @@ def test_unit_starts_the_program_of_this_installation(home: Path):
     program = Path(sys.executable).parent / "streamcls"
     assert unit.path == home / "systemd" / "user" / "streamcls@.service"
     assert f"\nExecStart={program} run %E/streamcls/%i.toml\n" in unit.text
-    assert steps[-1] == Call(("systemctl", "--user", "restart", "streamcls@porch.service"))
+    assert steps[-1] == Start(USER, "streamcls@porch.service")
 
 
 def test_configuration_is_private_and_an_existing_one_is_kept(home: Path):
