@@ -5,37 +5,37 @@ be wrong before anything expensive happens, `start` opens sockets, compiles and 
 waits in the main thread, `shutdown` ends the stages in the order of the data's way.
 
 Threads: one feeder per stream writes its ring; the engine reads all rings; publisher, control and
-ingest own their sockets; the main thread only watches.
+ingest own their sockets; a reload builds in a thread of its own and changes over in the engine's;
+the main thread only watches.
 """
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from streamcls.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from streamcls.config import Config, load_config
-from streamcls.engine import (
-    Engine,
-    build_executor,
-    choose_hop_samples,
-    enable_compilation_cache,
-)
+from streamcls.engine import Engine, enable_compilation_cache
+from streamcls.errors import StreamclsError
 from streamcls.ingest import Ingest
 from streamcls.notify import Notifier
 from streamcls.publish.control import ControlServer
 from streamcls.publish.journal import JournalLimits
 from streamcls.publish.keys import ServerKeys
-from streamcls.publish.messages import Vocabulary
 from streamcls.publish.methods import (
     AddStreamParams,
     MethodTable,
+    ReloadParams,
     StreamParams,
     ThresholdParams,
 )
 from streamcls.publish.publisher import Publisher
+from streamcls.reload import Reloader
 from streamcls.roster import AWAY, Roster
+from streamcls.served import ServedModel, load_model
 from streamcls.signals import stop_on_signals
 from streamcls.summary import Summary, report
 from streamcls.types import Health, HealthState
@@ -46,15 +46,21 @@ _STATUS_PERIOD_S = 5.0
 _STATUS_STREAMS = 3
 _COMPILE_LIMIT_S = 600.0
 """A start that compiles for longer hangs; a slow machine without a cache takes minutes."""
+_RELOAD_GRACE_S = 5.0
 log = logging.getLogger(__name__)
 
 
-def run_daemon(config: Config, summary_path: Path | None = None) -> int:
+def run_daemon(
+    config: Config,
+    summary_path: Path | None = None,
+    reread: Callable[[], Config] | None = None,
+) -> int:
     """Run until interrupted or until every source has ended.
 
     Args:
         config: Checked configuration.
         summary_path: Where to write the final figures as JSON; ``-`` is standard output.
+        reread: Reads the configuration again, for SIGHUP; None reads the model again only.
 
     Returns:
         Exit status: 0 after a regular end, 1 when a source failed for good.
@@ -62,8 +68,8 @@ def run_daemon(config: Config, summary_path: Path | None = None) -> int:
     Raises:
         StreamclsError: Something named in the configuration cannot be used.
     """
-    daemon = Daemon(config)
-    with stop_on_signals(daemon.stop), Notifier() as notifier:
+    daemon = Daemon(config, reread)
+    with stop_on_signals(daemon.stop, daemon.reload), Notifier() as notifier:
         try:
             daemon.start(notifier)
             daemon.serve(notifier)
@@ -79,6 +85,7 @@ class Daemon:
 
     Args:
         config: Checked configuration.
+        reread: Reads the configuration again, for `reload`; None reads the model again only.
 
     Raises:
         CheckpointError: The model is unknown or damaged.
@@ -87,19 +94,19 @@ class Daemon:
         PublishError: An endpoint is malformed or refused, or a key file cannot be used.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, reread: Callable[[], Config] | None = None):
         self._config = config
+        self._reread = reread
+        self._reload_wanted = threading.Event()
         self._stopping = threading.Event()
         self._started_s = time.monotonic()
         security = config.security
         keys = ServerKeys.load(security.keys, security.clients) if security.keys else None
         ipc_mode = int(security.ipc_mode, 8)
-        self.checkpoint: Checkpoint = load_checkpoint(find_checkpoint(config.model))
-        self._hop_samples = choose_hop_samples(self.checkpoint, config.inference.hop_ms)
-        header = self.checkpoint.header
+        model = load_model(config)
         self._publisher = Publisher(
             config.publish.endpoint,
-            Vocabulary(header.name, tuple(header.labels)),
+            model.vocabulary,
             encoding=config.publish.encoding,
             top_k=config.publish.top_k,
             keys=keys,
@@ -111,7 +118,7 @@ class Daemon:
                 total_bytes=config.publish.journal_mb << 20,
             ),
         )
-        self._roster = Roster(config, self.checkpoint, self._hop_samples, self._publisher)
+        self._roster = Roster(config, model, self._publisher)
         for name, stream in config.streams.items():
             self._roster.build(name, stream)
         sockets: dict[str, Any] = {
@@ -124,13 +131,17 @@ class Daemon:
             "streams.list": lambda _: self._roster.describe(),
             "streams.add": self._add_stream,
             "streams.remove": self._remove_stream,
+            "model.reload": self._reload_model,
             "thresholds.set": self._set_thresholds,
             **self._publisher.methods(),
         }
-        self._control = ControlServer(config.publish.control, MethodTable(methods), **sockets)
+        self._control = ControlServer(
+            config.publish.control, MethodTable(methods), slow={"model.reload"}, **sockets
+        )
         self._ingest: Ingest | None = None
         if self._roster.has_remote:
             self._ingest = Ingest(config.ingest.endpoint, **sockets)
+        self._reloader = Reloader(config, model, self._roster, self._publisher)
         self._engine: Engine | None = None
 
     def start(self, notifier: Notifier) -> None:
@@ -149,20 +160,9 @@ class Daemon:
             log.info("audio of senders is taken on %s", self._ingest.endpoint)
         if enable_compilation_cache() is None:
             log.warning("no writable compilation cache: every start compiles anew")
-        notifier.extend_start(_COMPILE_LIMIT_S, f"compiling model {self.checkpoint.header.name}")
-        began_s = time.monotonic()
-        executor = build_executor(
-            self.checkpoint, self._hop_samples, self._config.inference.max_streams
-        )
-        executor.warm_up()
-        rate_hz = self.checkpoint.front_end.sample_rate_hz
-        log.info(
-            "model %s ready in %.1f s: a prediction every %g ms over a window of %g ms",
-            self.checkpoint.header.name,
-            time.monotonic() - began_s,
-            samples_to_ms(self._hop_samples, rate_hz),
-            samples_to_ms(executor.window_samples, rate_hz),
-        )
+        model = self._reloader.model
+        notifier.extend_start(_COMPILE_LIMIT_S, f"compiling model {model.checkpoint.header.name}")
+        executor = model.build_executor(self._config.inference.max_streams)
         self._engine = Engine(executor, self._roster.take_predictions, self._roster.take_end)
         self._engine.start()
         self._wait_for_subscriber(notifier)
@@ -186,6 +186,7 @@ class Daemon:
         """
         assert self._engine is not None
         ready = False
+        reloading: threading.Thread | None = None
         watched_ticks, watchdog_due_s, status_due_s = -1, 0.0, 0.0
         while not self._stopping.wait(_WATCH_PERIOD_S):
             if self._engine.failure is not None:
@@ -198,6 +199,14 @@ class Daemon:
             if not ready and HealthState.STARTING not in states:
                 notifier.ready(self._describe())
                 ready = True
+            if ready and reloading is None and self._reload_wanted.is_set():
+                self._reload_wanted.clear()
+                notifier.reloading()
+                reloading = threading.Thread(target=self._reload, name="reload", daemon=True)
+                reloading.start()
+            if reloading is not None and not reloading.is_alive():
+                notifier.ready(self._describe())
+                reloading = None
             # Fed by completed windows; while no source is there, none can be expected.
             interval_s = notifier.watchdog_interval_s
             if interval_s is not None and now_s >= watchdog_due_s:
@@ -213,8 +222,18 @@ class Daemon:
         """Ask `serve` to return; from any thread or a signal handler."""
         self._stopping.set()
 
+    def reload(self) -> None:
+        """Read configuration and model again; from any thread or a signal handler."""
+        self._reload_wanted.set()
+
+    def _reload(self) -> None:
+        with contextlib.suppress(StreamclsError):  # it was logged, and every heartbeat says it
+            self._reloader.reload(self._reread or (lambda: self._reloader.config))
+
     def shutdown(self) -> Summary:
         """End capture, then the engine, then the sockets; return the final figures."""
+        if not self._reloader.close(_RELOAD_GRACE_S):
+            log.info("a reload is still compiling; it is given up")
         if self._ingest is not None:
             self._ingest.close()
         self._roster.stop_capture()
@@ -238,12 +257,12 @@ class Daemon:
         ]
         if self._engine.latency.count:
             figures.append(f"latency p99 {self._engine.latency.percentile(99) * 1000:.0f} ms")
-        return ", ".join(figures)
+        return ", ".join(figures) + self._reloader.describe_failure()
 
     def _summarise(self) -> Summary:
         publisher = self._publisher.stats()
         return Summary.collect(
-            model=self.checkpoint.header.name,
+            model=self._reloader.model.checkpoint.header.name,
             uptime_s=time.monotonic() - self._started_s,
             windows=self._engine.windows if self._engine else 0,
             latency=self._engine.latency if self._engine else None,
@@ -255,11 +274,9 @@ class Daemon:
 
     def _report_status(self, _: dict[str, Any]) -> dict[str, Any]:
         """Control method ``status``."""
-        front_end = self.checkpoint.front_end
         return {
-            "model": self.checkpoint.header.name,
-            "labels": self.checkpoint.header.labels,
-            "hop_ms": samples_to_ms(self._hop_samples, front_end.sample_rate_hz),
+            **self._describe_model(self._reloader.model),
+            "reload": self._reloader.stats(),
             "publisher": self._publisher.stats(),
             "connections": {
                 "publish": self._publisher.connections(),
@@ -269,6 +286,21 @@ class Daemon:
             "ingest": self._ingest.stats() if self._ingest else None,
             "summary": self._summarise(),
         }
+
+    def _describe_model(self, model: ServedModel) -> dict[str, Any]:
+        header = model.checkpoint.header
+        return {
+            "model": header.name,
+            "path": str(model.checkpoint.path),
+            "labels": header.labels,
+            "hop_ms": samples_to_ms(model.hop_samples, model.rate_hz),
+            "window_ms": samples_to_ms(model.window_samples, model.rate_hz),
+            "sample_rate_hz": model.rate_hz,
+        }
+
+    def _reload_model(self, params: ReloadParams) -> dict[str, Any]:
+        """Control method ``model.reload``."""
+        return self._describe_model(self._reloader.reload_model(params.model))
 
     def _add_stream(self, params: AddStreamParams) -> dict[str, Any]:
         """Control method ``streams.add``: the same checks as for a configuration file."""

@@ -37,3 +37,7 @@ class PublishError(StreamclsError):
 
 class DownloadError(StreamclsError):
     """A file cannot be fetched, or what came is not the file that was asked for."""
+
+
+class ReloadError(StreamclsError):
+    """A running daemon cannot change to this configuration or model, and goes on as it was."""

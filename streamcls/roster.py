@@ -5,14 +5,16 @@ their rings to the engine, takes the engine's predictions through the detectors 
 and ends what has to end exactly once: events when their stream is gone, sources when nobody wants
 them.
 
-Called by the main thread (start, watch, stop), the engine's (predictions), the feeders' (health)
-and the control thread (add, remove, thresholds).
+Called by the main thread (start, watch, stop), the engine's (predictions), the feeders' (health),
+the control thread (add, remove, thresholds) and whatever thread reloads (check, change). A lock
+makes changes follow each other. What a prediction meets on its way, the streams and their
+detectors, is replaced in the engine's thread between two ticks: nothing is fed after its end.
 """
 
 import dataclasses
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +27,9 @@ from streamcls.capture import (
     hide_credentials,
     parse_source,
 )
-from streamcls.checkpoint import Checkpoint
 from streamcls.config import Config, StreamConfig
-from streamcls.engine import Engine
-from streamcls.errors import ConfigError
+from streamcls.engine import Engine, Executor
+from streamcls.errors import ConfigError, ReloadError
 from streamcls.ingest import Ingest
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.ledger import CloseReason
@@ -36,6 +37,7 @@ from streamcls.postprocess.rules import resolve_rules
 from streamcls.postprocess.settings import ClassSettings, EventSettings, settle_for_stream
 from streamcls.publish.publisher import Publisher
 from streamcls.ring import Ring
+from streamcls.served import ServedModel
 from streamcls.types import Event, Health, HealthState, Prediction, Rejection
 
 RESTING = frozenset({HealthState.ENDED, HealthState.FAILED})
@@ -46,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Stream:
-    """One stream; only ``events`` and ``detector`` are ever replaced."""
+    """One stream; only ``config``, ``events`` and ``detector`` are ever replaced."""
 
     config: StreamConfig
     source: Source
@@ -56,30 +58,42 @@ class Stream:
     detector: EventDetector
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reload does to the streams; making it checks everything and changes nothing.
+
+    Attributes:
+        removed: Names of the streams that go, be it to be made anew.
+        added: The streams that come.
+        kept: Those that stay and get other settings: table, event settings and new detector.
+    """
+
+    removed: list[str]
+    added: dict[str, Stream]
+    kept: dict[str, tuple[StreamConfig, EventSettings, EventDetector | None]]
+
+
 class Roster:
     """All streams of one daemon.
 
     Args:
         config: Of the daemon.
-        checkpoint: The model.
-        hop_samples: New audio per prediction.
+        model: In force.
         publisher: Takes everything the streams say.
     """
 
     def __init__(
         self,
         config: Config,
-        checkpoint: Checkpoint,
-        hop_samples: int,
+        model: ServedModel,
         publisher: Publisher,
     ):
         self._config = config
-        self._front_end = checkpoint.front_end
-        self._header = checkpoint.header
-        self._hop_samples = hop_samples
+        self._model = model
         self._publisher = publisher
         self._lock = threading.RLock()
         self._streams: dict[str, Stream] = {}
+        self._past_events = (0, 0)  # opened and closed by detectors that are gone
         self._engine: Engine | None = None
         self._ingest: Ingest | None = None
 
@@ -94,33 +108,30 @@ class Roster:
         with self._lock:
             if name in self._streams:
                 raise ConfigError([f"stream {name!r} exists already; remove it first"])
-            source = _parse_source(config)
-            if isinstance(source, RemoteSource) and self._engine and self._ingest is None:
-                raise ConfigError(
-                    [
-                        f"stream {name!r}: the daemon was started without a remote: stream, so no "
-                        f"sender can reach it; put one into the configuration and start again"
-                    ]
-                )
-            source.check()
-            if source.channels:  # a file says it before it is opened for good
-                check_channel(config.channel, source.channels)
-            events = settle_for_stream(self._config.events, config.events)
-            detector = self._build_detector(name, events)
-            rate_hz = self._front_end.sample_rate_hz
-            buffered_samples = round(self._config.inference.ring_s * rate_hz)
-            ring = Ring(max(buffered_samples, 2 * self._hop_samples), rate_hz)
-            feeder = Feeder(name, source, ring, config.channel, self._take_health)
-            stream = Stream(config, source, ring, feeder, events, detector)
+            stream = self._make(name, config, self._config, self._model)
             if self._engine is not None:
                 self._begin(name, stream, self._engine)
             self._streams = {**self._streams, name: stream}
 
-    def _build_detector(self, name: str, events: EventSettings) -> EventDetector:
-        header = self._header
-        return EventDetector(
-            events, header.labels, header.thresholds, header.unknown_labels, name, header.task
-        )
+    def _make(self, name: str, stream: StreamConfig, config: Config, model: ServedModel) -> Stream:
+        source = _parse_source(stream)
+        if isinstance(source, RemoteSource) and self._engine and self._ingest is None:
+            raise ConfigError(
+                [
+                    f"stream {name!r}: the daemon was started without a remote: stream, so no "
+                    f"sender can reach it; put one into the configuration and start again"
+                ]
+            )
+        source.check()
+        if source.channels:  # a file says it before it is opened for good
+            check_channel(stream.channel, source.channels)
+        events = settle_for_stream(config.events, stream.events)
+        detector = model.build_detector(name, events)
+        buffered = max(round(config.inference.ring_s * model.rate_hz), 2 * model.hop_samples)
+        kept = model.window_samples
+        ring = Ring(buffered + kept, model.rate_hz, keep_samples=kept)
+        feeder = Feeder(name, source, ring, stream.channel, self._take_health)
+        return Stream(stream, source, ring, feeder, events, detector)
 
     def start(self, engine: Engine, ingest: Ingest | None) -> None:
         """Begin to capture on all streams."""
@@ -146,18 +157,130 @@ class Roster:
         """
         with self._lock:
             stream = self._find(name)
-            assert self._engine is not None
-            self._engine.remove_stream(name)
+            return self._remove(name, stream, "removed by request")
+
+    def _remove(self, name: str, stream: Stream, reason: str) -> Health:
+        engine = self._engine
+
+        def forget() -> None:
+            if engine is not None:
+                engine.remove_stream(name)
             self._streams = {key: one for key, one in self._streams.items() if key != name}
-            if self._ingest is not None and isinstance(stream.source, RemoteSource):
-                self._ingest.remove(stream.feeder)
-            self._stop_feeder(name, stream)
-            self._publish_records(stream.detector.close(CloseReason.REMOVED))
-            health = stream.feeder.health("removed by request")
-            health = dataclasses.replace(health, state=HealthState.ENDED)
-            self._publisher.publish_health(health)
-            self._publisher.retire_stream(name)
-            return health
+
+        self._between_ticks(forget)
+        if self._ingest is not None and isinstance(stream.source, RemoteSource):
+            self._ingest.remove(stream.feeder)
+        self._stop_feeder(name, stream)
+        self._retire(stream.detector, CloseReason.REMOVED)
+        health = dataclasses.replace(stream.feeder.health(reason), state=HealthState.ENDED)
+        self._publisher.publish_health(health)
+        self._publisher.retire_stream(name)
+        return health
+
+    def _retire(self, detector: EventDetector, reason: CloseReason) -> None:
+        """End a detector's events; it is not fed any more."""
+        self._publish_records(detector.close(reason))
+        said = detector.summarise()
+        opened, closed = self._past_events
+        self._past_events = (opened + said.opened, closed + said.closed)
+
+    def check(self, config: Config, model: ServedModel) -> None:
+        """Look whether `change` would work now, and change nothing.
+
+        Raises:
+            StreamclsError: Why it would not.
+        """
+        with self._lock:
+            self._plan(config, model)
+
+    def change(self, config: Config, model: ServedModel, executor: Executor | None) -> None:
+        """Change over to another configuration and model between two ticks of the engine.
+
+        Streams whose table is the same go on where they are, with every number and index; those
+        whose table has changed end and begin anew; events end with ``reload`` where the model or
+        their settings are others. What was added or removed over the control socket stays so until
+        its table in the configuration changes.
+
+        Args:
+            config: New.
+            model: New or present.
+            executor: For that model, warmed up; None: the present one goes on.
+
+        Raises:
+            StreamclsError: It does not fit; nothing has changed.
+        """
+        with self._lock:
+            engine = self._engine
+            if engine is None:
+                raise ReloadError("the daemon is still starting; ask again when it is ready")
+            change = self._plan(config, model)
+            for name in change.removed:
+                self._remove(name, self._streams[name], "changed or removed in the configuration")
+
+            def switch() -> None:
+                if executor is not None:
+                    engine.swap(executor)
+                    self._publisher.set_vocabulary(model.vocabulary)
+                self._config, self._model = config, model
+                for name, (table, events, detector) in change.kept.items():
+                    self._switch_events(self._streams[name], table, events, detector)
+
+            engine.call(switch)
+            for name, stream in change.added.items():
+                self._begin(name, stream, engine)
+                self._streams = {**self._streams, name: stream}
+
+    def _switch_events(
+        self,
+        stream: Stream,
+        table: StreamConfig,
+        events: EventSettings,
+        detector: EventDetector | None,
+    ) -> None:
+        stream.config, stream.events = table, events
+        if detector is not None:
+            replaced, stream.detector = stream.detector, detector
+            self._retire(replaced, CloseReason.RELOAD)
+
+    def _plan(self, config: Config, model: ServedModel) -> Change:
+        if model.rate_hz != self._model.rate_hz:
+            raise ReloadError(
+                f"model {model.checkpoint.header.name} hears {model.rate_hz} Hz, the present one "
+                f"{self._model.rate_hz} Hz; start the daemon again to change the rate"
+            )
+        is_new = model is not self._model
+        change = Change([], {}, {})
+        for name, table in config.streams.items():
+            present, before = self._streams.get(name), self._config.streams.get(name)
+            if present is None:
+                if table != before:
+                    change.added[name] = self._make(name, table, config, model)
+            elif dataclasses.replace(table, events=present.config.events) != present.config:
+                change.removed.append(name)
+                change.added[name] = self._make(name, table, config, model)
+        gone = self._config.streams.keys() - config.streams.keys()
+        change.removed.extend(name for name in self._streams if name in gone)
+        for name, present in self._streams.items():
+            if name in change.removed:
+                continue
+            table = config.streams.get(name, present.config)
+            wanted = settle_for_stream(config.events, table.events)
+            before = settle_for_stream(self._config.events, present.config.events)
+            # What thresholds.set has changed holds until the configuration says something else.
+            events = present.events if wanted == before else wanted
+            is_other = is_new or events != present.events
+            detector = model.build_detector(name, events) if is_other else None
+            change.kept[name] = (table, events, detector)
+        running = [name for name in change.kept if not self._streams[name].ring.ended]
+        n_streams = len(running) + len(change.added)
+        if n_streams > config.inference.max_streams:
+            raise ConfigError(
+                [
+                    f"inference.max_streams = {config.inference.max_streams}: {n_streams} streams "
+                    f"would run, with those added over the control socket; raise it"
+                ]
+            )
+        return change
 
     def set_thresholds(
         self, name: str | None, label: str | None, onset: float | None, offset: float | None
@@ -181,16 +304,19 @@ class Roster:
             changed = []
             for each in names:
                 events = _change_thresholds(self._find(each).events, label, onset, offset)
-                changed.append((each, events, self._build_detector(each, events)))
+                changed.append((each, events, self._model.build_detector(each, events)))
+
+            def switch() -> None:
+                for each, events, detector in changed:
+                    stream = self._streams[each]
+                    self._switch_events(stream, stream.config, events, detector)
+
             # Only when all of them are possible is any of them changed.
-            for each, events, detector in changed:
-                stream = self._streams[each]
-                replaced, stream.events, stream.detector = stream.detector, events, detector
-                self._publish_records(replaced.close(CloseReason.RELOAD))
+            self._between_ticks(switch)
             return {each: self._list_thresholds(events) for each, events, _ in changed}
 
     def _list_thresholds(self, events: EventSettings) -> dict[str, list[float]]:
-        header = self._header
+        header = self._model.checkpoint.header
         rules = resolve_rules(events, header.labels, header.thresholds, header.unknown_labels)
         return {one.label: [one.onset_threshold, one.offset_threshold] for one in rules}
 
@@ -213,7 +339,7 @@ class Roster:
         for stream in self._streams.values():
             # A stream that ended or failed has closed its ring: the engine finishes it itself.
             away = stream.feeder.state in AWAY - RESTING
-            if away and stream.ring.available() < self._hop_samples:
+            if away and stream.ring.available() < self._model.hop_samples:
                 self._publish_records(stream.detector.close(CloseReason.LOST))
 
     def stop_capture(self) -> None:
@@ -267,9 +393,22 @@ class Roster:
         }
 
     def count_events(self) -> tuple[int, int]:
-        """Return how many events were opened and closed since the start or the last reload."""
+        """Return how many events were opened and closed since the start."""
         totals = [stream.detector.summarise() for stream in self._streams.values()]
-        return sum(one.opened for one in totals), sum(one.closed for one in totals)
+        opened, closed = self._past_events
+        return opened + sum(one.opened for one in totals), closed + sum(
+            one.closed for one in totals
+        )
+
+    def names(self) -> list[str]:
+        """Return the names of the streams."""
+        return list(self._streams)
+
+    def _between_ticks(self, function: Callable[[], None]) -> None:
+        if self._engine is None:
+            function()
+        else:
+            self._engine.call(function)
 
     def _find(self, name: str) -> Stream:
         if name not in self._streams:

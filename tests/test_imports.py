@@ -31,7 +31,8 @@ KEYS = {"publish.key_files", "publish.keys", "publish.auth"}
 CLIENT_SIDE = {"publish.schema", *KEYS, *CLIENTS}
 SOCKETS = {"publish.endpoint", "publish.service", "publish.wakeup", *KEYS}
 """Listening and being woken up; what every socket needs, not only the publisher's."""
-DAEMON_SIDE = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary", "roster", "daemon"}
+SERVING = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary"}
+DAEMON_SIDE = {*SERVING, "served", "roster", "reload", "daemon"}
 
 ALLOWED: dict[str, set[str]] = {
     # streamcls/__init__.py runs before every import of anything else: what it names for
@@ -61,7 +62,9 @@ ALLOWED: dict[str, set[str]] = {
     "ingest": {*FOUNDATION, "capture", *SOCKETS},
     "send": {*FOUNDATION, "ring", "capture", *SOCKETS, "signals"},
     "relay": {*FOUNDATION, *SOCKETS, "signals"},
-    "roster": DAEMON_SIDE - {"daemon", "roster"},
+    "served": SERVING,
+    "roster": {*SERVING, "served"},
+    "reload": {*SERVING, "served", "roster"},
     "daemon": {*DAEMON_SIDE, "signals"},
     "summary": {*FOUNDATION, "engine"},
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},

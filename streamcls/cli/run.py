@@ -1,6 +1,7 @@
 """`streamcls run`: the daemon in the foreground."""
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ Classify audio until interrupted, or until every source has ended, and publish e
 
 A stream that loses its device is retried for ever and its state published; what is lost is
 counted and published too. SIGTERM and Ctrl-C end in order: the sources close, what was
-predicted is sent, the exit status is 0.""",
+predicted is sent, the exit status is 0. SIGHUP reads configuration and model again without a gap;
+when they do not work, all stays as it was.""",
     epilog="""\
 examples:
   streamcls run
@@ -48,8 +50,9 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = load_config(arguments.config, read_overrides(arguments))
+    reread = functools.partial(load_config, arguments.config, read_overrides(arguments))
+    config = reread()
     configure_logging(config.log.level)
     from streamcls.daemon import run_daemon
 
-    return run_daemon(config, summary_path=arguments.summary_json)
+    return run_daemon(config, summary_path=arguments.summary_json, reread=reread)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,7 @@ class Engine:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._failure: Exception | None = None
-        self._calls: deque[Callable[[], None]] = deque()
+        self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._allocate_staging()
         self.windows = 0
         self.ticks = 0
@@ -141,32 +141,28 @@ class Engine:
                 self._set_enough()
 
     def call(self, function: Callable[[], None], timeout_s: float = 10.0) -> None:
-        """Run ``function`` in the engine's thread between two ticks and wait for its end.
+        """Run ``function`` between two ticks, in the engine's thread, and wait for its end.
+
+        When that thread does not run (yet, or any more) there are no ticks: it runs at once, here.
 
         Raises:
-            ModelError: The engine did not come to it in time, or has ended.
+            ModelError: The engine did not come to it in time.
             Exception: What ``function`` raised.
         """
         future: Future[None] = Future()
-
-        def run() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(function())
-                except Exception as error:  # noqa: BLE001 - for the caller, whatever it is
-                    future.set_exception(error)
-
-        self._calls.append(run)
+        self._calls.append((function, future))
         self._ready.wake()
-        try:
-            future.result(timeout_s)
-        except TimeoutError:
-            if future.cancel():
-                raise ModelError(
-                    f"the engine did not finish its work within {timeout_s:g} s; "
-                    f"is the machine overloaded?"
-                ) from None
-            future.result()  # it has begun just now and takes no longer than a tick
+        give_up_s = time.monotonic() + timeout_s
+        while not future.done() and (left_s := give_up_s - time.monotonic()) > 0:
+            if not self._thread.is_alive():
+                self._run_calls()
+            wait([future], min(left_s, _IDLE_WAIT_S))
+        if future.cancel():
+            raise ModelError(
+                f"the engine has not finished its work for {timeout_s:g} s; "
+                f"is the machine overloaded?"
+            )
+        future.result()  # ended, or has begun just now and takes no longer than a tick
 
     def swap(self, executor: Executor) -> None:
         """Go on with another executor; in the engine's thread, between two ticks (`call`).
@@ -248,11 +244,22 @@ class Engine:
         try:
             while not self._stopping.is_set():
                 self._ready.wait(_IDLE_WAIT_S)
-                while self._calls:
-                    self._calls.popleft()()
+                self._run_calls()
                 self.tick()
         except Exception as error:  # noqa: BLE001 - the daemon must learn of it, whatever it is
             self._failure = error
+
+    def _run_calls(self) -> None:
+        while self._calls:
+            function, future = self._calls.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                function()
+            except Exception as error:  # noqa: BLE001 - for the caller, whatever it is
+                future.set_exception(error)
+            else:
+                future.set_result(None)
 
     def _step(self, tile: list[tuple[_Stream, Hop]]) -> None:
         """Run the hops in the first rows of the staging arrays and emit what is complete."""

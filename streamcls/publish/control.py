@@ -1,23 +1,29 @@
 """The control socket: JSON-RPC 2.0 requests on a ROUTER, answered in its own thread.
 
 The daemon registers what may be called as a mapping name -> method. Methods run in the
-control thread, one at a time, so they must be quick and thread-safe towards the stages.
+control thread, one at a time, so they must be quick and thread-safe towards the stages. Those that
+take seconds are named as slow: a request for one is carried out by a worker thread, and its reply
+comes back to the control thread, which alone uses the socket and answers the others meanwhile.
 """
 
 import logging
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Container, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import zmq
 
 from streamcls.publish.endpoint import IPC_MODE
 from streamcls.publish.key_files import Right
 from streamcls.publish.keys import ServerKeys
-from streamcls.publish.rpc import Method, answer
+from streamcls.publish.rpc import Method, answer, names_any, refuse
 from streamcls.publish.service import SocketService
 
 REQUEST_LIMIT_BYTES = 64 * 1024
 """libzmq disconnects a client whose frame is larger."""
 ENVELOPE_LIMIT_FRAMES = 8
+SLOW_REQUESTS_LIMIT = 8
+"""Of all clients together, waiting for the worker; more are refused."""
 REQUESTS_QUEUED = 16
 """Per client, in each direction; replies to a client that does not read are dropped."""
 
@@ -30,6 +36,7 @@ class ControlServer(SocketService):
     Args:
         endpoint: ``tcp://HOST:PORT`` or ``ipc://PATH``; port ``*`` lets the system choose.
         methods: What may be called; read at every request, so it may grow later.
+        slow: Names of those that take long.
         keys: Encrypt, and answer only clients with the right to control; None: everybody.
         insecure: Allow addresses that other machines can reach, without keys.
         ipc_mode: Of the file of an ``ipc://`` endpoint.
@@ -43,6 +50,7 @@ class ControlServer(SocketService):
         endpoint: str,
         methods: Mapping[str, Method],
         *,
+        slow: Container[str] = (),
         keys: ServerKeys | None = None,
         insecure: bool = False,
         ipc_mode: int = IPC_MODE,
@@ -56,6 +64,10 @@ class ControlServer(SocketService):
             ipc_mode=ipc_mode,
         )
         self._methods = methods
+        self._slow = slow
+        self._worker = ThreadPoolExecutor(1, "streamcls-control-slow")
+        self._n_slow = 0
+        self._late: deque[tuple[list[bytes], bytes | None]] = deque()
 
     def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
         socket = context.socket(zmq.ROUTER)
@@ -70,8 +82,11 @@ class ControlServer(SocketService):
         poller.register(self._wakeup.fd, zmq.POLLIN)
         while not self._closing.is_set():
             poller.poll()
+            self._wakeup.clear()
+            self._send_late(socket)
             if not self._closing.is_set() and socket.poll(0):
                 self._answer(socket)
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, socket: zmq.Socket[bytes]) -> None:
         frames = _receive(socket)
@@ -83,7 +98,32 @@ class ControlServer(SocketService):
         # Everything before the request is the way back: the identity, and the empty frame
         # that a REQ client adds.
         *envelope, request = (frame.bytes for frame in frames)
-        reply = answer(request, self._methods)
+        if names_any(request, self._slow):
+            self._carry_out_slowly(socket, envelope, request)
+        else:
+            self._reply(socket, envelope, answer(request, self._methods))
+
+    def _carry_out_slowly(
+        self, socket: zmq.Socket[bytes], envelope: list[bytes], request: bytes
+    ) -> None:
+        if self._n_slow >= SLOW_REQUESTS_LIMIT:
+            self._reply(socket, envelope, refuse(request, "busy with others; try again later"))
+            return
+
+        def hand_back(done: Future[bytes | None]) -> None:
+            self._late.append((envelope, None if done.cancelled() else done.result()))
+            self._wakeup.ring()
+
+        self._n_slow += 1
+        self._worker.submit(answer, request, self._methods).add_done_callback(hand_back)
+
+    def _send_late(self, socket: zmq.Socket[bytes]) -> None:
+        while self._late:
+            envelope, reply = self._late.popleft()
+            self._n_slow -= 1
+            self._reply(socket, envelope, reply)
+
+    def _reply(self, socket: zmq.Socket[bytes], envelope: list[bytes], reply: bytes | None) -> None:
         if reply is not None:
             # Without ROUTER_MANDATORY a reply to a client that is gone or full is dropped.
             socket.send_multipart([*envelope, reply], flags=zmq.NOBLOCK)

@@ -98,6 +98,7 @@ class Publisher(SocketService):
         self._encoding: Encoding = encoding
         self._top_k = top_k
         self._vocabulary = vocabulary
+        self._reloads = (0, "")
         self._started_s = time.monotonic()
         self._outbox = Outbox(queue_messages)
         self._journal = Journal(journal or JournalLimits())
@@ -165,6 +166,14 @@ class Publisher(SocketService):
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Change model name and labels for the predictions queued from now on."""
         self._vocabulary = vocabulary
+
+    def set_top_k(self, top_k: int) -> None:
+        """Change how many scores the predictions encoded from now on have; 0 sends all."""
+        self._top_k = top_k
+
+    def tell_reload(self, done: int, error: str) -> None:
+        """Say in every heartbeat how many reloads there were, and why the last one failed."""
+        self._reloads = (done, error)
 
     def retire_stream(self, stream: str) -> None:
         """Forget last values and journal of a removed stream within a second or two.
@@ -275,6 +284,7 @@ class Publisher(SocketService):
         self._journal.expire()
 
     def _send_heartbeat(self, socket: zmq.Socket[bytes]) -> None:
+        reloads, reload_error = self._reloads
         heartbeat = HeartbeatMessage(
             run=self.run,
             stream="",
@@ -285,6 +295,9 @@ class Publisher(SocketService):
             # Not what is still queued: a subscriber compares this with what it has received.
             last_seq=self._outbox.passed_seq(),
             dropped=self._outbox.dropped(),
+            model=self._vocabulary.model,
+            reloads=reloads,
+            reload_error=reload_error.encode(errors="replace").decode(),
         )
         self._heartbeats += 1
         self._send(socket, message_topic(heartbeat).encode(), encode(heartbeat, self._encoding))

@@ -5,7 +5,7 @@ the bytes are, `answer` returns; it never raises.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import msgspec
@@ -62,6 +62,25 @@ def answer(request: bytes, methods: Mapping[str, Method]) -> bytes | None:
         text = f"a batch of {len(call)} requests: send 1 to {BATCH_LIMIT}"
         return _encode(_failure(None, INVALID_REQUEST, text))
     return _answer_batch(call, methods)
+
+
+def names_any(request: bytes, methods: Container[str]) -> bool:
+    """Tell whether a request or batch calls one of ``methods``; False when it is not JSON."""
+    try:
+        call = msgspec.json.decode(request)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+    calls = call if isinstance(call, list) else [call]
+    names = (one.get("method") for one in calls if isinstance(one, dict))
+    return any(isinstance(name, str) and name in methods for name in names)
+
+
+def refuse(request: bytes, message: str) -> bytes | None:
+    """Return the reply that refuses a single request; a batch is refused as a whole."""
+    call = msgspec.json.decode(request)
+    if isinstance(call, dict) and "id" not in call:
+        return None
+    return _encode(_failure(_request_id(call), REFUSED, message))
 
 
 def _answer_batch(calls: list[Any], methods: Mapping[str, Method]) -> bytes | None:

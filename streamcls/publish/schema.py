@@ -155,6 +155,11 @@ class HeartbeatMessage(Envelope, frozen=True, kw_only=True, tag="heartbeat"):
         dict[str, Count],
         Meta(description="sequence topic -> messages this daemon dropped unsent; only if > 0"),
     ]
+    model: Annotated[str, Meta(description="name of the model in force")] = ""
+    reloads: Annotated[Count, Meta(description="configuration or model reloads carried out")] = 0
+    reload_error: Annotated[
+        str, Meta(description="why the last reload failed and all stayed as it was; else empty")
+    ] = ""
 
 
 DataMessage = PredictionMessage | EventMessage | HealthMessage | RejectedMessage

@@ -200,21 +200,29 @@ def test_more_streams_than_the_new_one_has_slots(build) -> None:
     desk.work()
 
 
-def test_calls_run_between_ticks_and_hand_their_errors_back(executor) -> None:
-    engine = Engine(executor, lambda predictions: None, lambda name: None)
-    with pytest.raises(ModelError, match="within 0.05 s"):
-        engine.call(lambda: pytest.fail("cancelled"), timeout_s=0.05)
+def test_calls_run_between_ticks_and_hand_their_errors_back(build) -> None:
+    engine = Engine(build(0), lambda predictions: None, lambda name: None)
+    where: list[str] = []
+
+    def note() -> None:
+        where.append(threading.current_thread().name)
+
+    def fail() -> None:
+        raise ModelError("no")
+
+    engine.call(note)
     engine.start()
-    try:
-        where: list[str] = []
-        engine.call(lambda: where.append(threading.current_thread().name))
-        assert where == ["engine"]
-
-        def fail() -> None:
-            raise ModelError("no")
-
-        with pytest.raises(ModelError, match="no"):
-            engine.call(fail)
-    finally:
-        engine.stop()
+    engine.call(note)
+    with pytest.raises(ModelError, match="no"):
+        engine.call(fail)
+    release = threading.Event()
+    blocker = threading.Thread(target=engine.call, args=(release.wait,))
+    blocker.start()
+    with pytest.raises(ModelError, match="not finished its work for 0.05 s"):
+        engine.call(note, timeout_s=0.05)
+    release.set()
+    blocker.join()
+    engine.stop()
+    engine.call(note)
+    assert where == ["MainThread", "engine", "MainThread"]
     assert engine.failure is None
