@@ -15,6 +15,7 @@ from train.errors import RunError
 from train.evaluate import Scores
 from train.loop import Network
 from train.recipes import Recipe
+from train.stream.evaluation import StreamScores
 
 MODEL_FILE = "model.safetensors"
 
@@ -65,17 +66,33 @@ def summarise(scores: Scores) -> dict[str, Any]:
     }
 
 
-def export(run: Path, out: Path, scores: Scores | None) -> None:
-    """Copy a run's model to ``out``, with measured scores and temperature in its header.
+def summarise_stream(stream: StreamScores) -> dict[str, Any]:
+    """Return the numbers of a stream evaluation that a header carries."""
+    return {
+        "model": stream.model,
+        "hours": stream.hours,
+        "missed_share": stream.total.missed_share,
+        "made_up_per_hour": stream.total.made_up_per_hour,
+        "target_per_hour_and_label": stream.target_per_hour,
+        "distractors_per_hour": stream.distractors_per_hour,
+        "psds": stream.psds["detection"],
+        "published_after_onset_p50_s": stream.latency_s["after the onset"]["p50"],
+    }
+
+
+def export(run: Path, out: Path, scores: Scores | None, stream: StreamScores | None = None) -> None:
+    """Copy a run's model to ``out``, with what was measured in its header.
 
     Args:
         run: Folder of a finished training.
         out: The file to write.
         scores: Measured on clips that were held out, if need be from another training by the
-            same recipe; None leaves the header as it is.
+            same recipe; None leaves the header's metrics and temperature as they are.
+        stream: Measured on scenes of held-out clips; its thresholds become the file's own. They
+            hold at the temperature of the file that was measured.
 
     Raises:
-        RunError: If the run has no finished model.
+        RunError: If the run has no finished model, or what was measured has other labels.
     """
     source = run / MODEL_FILE
     if not source.is_file():
@@ -89,5 +106,18 @@ def export(run: Path, out: Path, scores: Scores | None) -> None:
             )
         header = msgspec.structs.replace(
             header, metrics=summarise(scores), temperature=scores.temperature
+        )
+    if stream is not None:
+        if strangers := sorted(set(stream.thresholds) - set(header.labels)):
+            raise RunError(f"the thresholds are of {strangers}, the model has {header.labels}")
+        if stream.temperature != header.temperature:
+            raise RunError(
+                f"the thresholds were chosen at temperature {stream.temperature:g}, the exported "
+                f"file has {header.temperature:g}; give evaluate-stream the same --scores"
+            )
+        header = msgspec.structs.replace(
+            header,
+            thresholds=stream.thresholds,
+            metrics={**header.metrics, "stream": summarise_stream(stream)},
         )
     save_checkpoint(out, checkpoint.model, header)

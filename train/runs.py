@@ -4,16 +4,17 @@ Used by the commands of ``python -m train``. ``run.json`` records recipe, overri
 held out; with it a run is resumed, evaluated and exported without repeating flags.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from streamcls.checkpoint import load_checkpoint
-from train.data import Clips, load_clips
+from train.data import Clips, Source, load_clips
 from train.errors import DataError, RunError
 from train.evaluate import Scores, evaluate, save_scores
 from train.export import MODEL_FILE, write_model
@@ -198,6 +199,46 @@ def evaluate_run(run: Path, workspace: Workspace, clips: Clips | None = None) ->
     save_scores(scores, run / SCORES_FILE)
     write_report(scores, f"{plan.describe()} --out {run} && python -m train evaluate {run}", run)
     return scores
+
+
+def held_out_clips(run: Path, workspace: Workspace) -> tuple[Clips, str]:
+    """Return what a run held out, and a sentence that says what it is.
+
+    Raises:
+        DataError: If it held nothing out.
+    """
+    plan = read_plan(run)
+    recipe = plan.load_recipe()
+    clips = workspace.load(recipe, lambda _: None)
+    test = clips.take(choose_split(plan, recipe, clips).test)
+    if not len(test):
+        raise DataError(
+            f"{run} was trained on everything, nothing is left to make scenes of; hold "
+            f"something out with --fold, or give --clips FOLDER with other recordings"
+        )
+    groups = len(set(test.group.tolist()))
+    return test, (
+        f"{len(test)} clips of {groups} speakers and recordings that this model was not trained on "
+        f"(`{plan.describe()}`)"
+    )
+
+
+def load_distractors(folders: Sequence[Path], like: Clips, work: Path) -> list[Clips]:
+    """Load folders of clips that a model should not report, whatever their labels.
+
+    Args:
+        folders: In any layout.
+        like: Whose labels and rate they are given; they get none of the labels.
+        work: For the cache.
+    """
+    loaded = []
+    for folder in folders:
+        source = Source(
+            folder.resolve().name, str(folder.resolve()), relabel=lambda _: like.labels[0]
+        )
+        clips = load_clips([source], like.labels, like.sample_rate_hz, Path(), work)
+        loaded.append(replace(clips, targets=np.zeros_like(clips.targets)))
+    return loaded
 
 
 def is_finished(run: Path) -> bool:

@@ -172,7 +172,7 @@ def load_clips(
                 sample_rate_hz=sample_rate_hz,
             )
         )
-    return _join(parts)
+    return join_clips(parts)
 
 
 def _mark_labels(
@@ -202,7 +202,10 @@ def _mark_labels(
     return targets
 
 
-def _join(parts: Sequence[Clips]) -> Clips:
+def join_clips(parts: Sequence[Clips]) -> Clips:
+    """Lay several sets end to end; labels and sources are those of the first."""
+    if len({part.sample_rate_hz for part in parts}) > 1:
+        raise ValueError("clips of different rates cannot be joined")
     spellings = np.concatenate([np.array(p.words, np.str_)[p.word] for p in parts])
     words, word = np.unique(spellings, return_inverse=True)
     shifts = np.concatenate([[0], np.cumsum([len(p.audio) for p in parts])[:-1]])
