@@ -6,6 +6,7 @@ Nothing overlaps but the background. The truth of a clip is its active span.
 """
 
 import csv
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from train.data import Clips, join_clips
 from train.errors import DataError
-from train.split import bucket_of
 
 _FADE_S = 0.01
 _LOUDEST = 0.95
@@ -89,8 +89,21 @@ class Material:
         Raises:
             DataError: If a label of the targets is missing in the half.
         """
+        second: set[str] = set()
+        taken: set[str] = set()
+        for clips in (self.targets, self.distractors, self.noises):
+            # By label first, so that each label's groups go to both halves in turn.
+            first_label = dict(
+                zip(clips.group[::-1].tolist(), clips.label[::-1].tolist(), strict=True)
+            )
+            fresh = sorted(
+                set(first_label) - taken,
+                key=lambda g: (first_label[g], hashlib.sha256(g.encode()).digest()),
+            )
+            second.update(fresh[1::2])
+            taken.update(fresh)
         parts = [
-            clips.take(np.flatnonzero([bucket_of(f"half {g}") % 2 == number for g in clips.group]))
+            clips.take(np.flatnonzero([(g in second) == bool(number) for g in clips.group]))
             for clips in (self.targets, self.distractors, self.noises)
         ]
         missing = [
