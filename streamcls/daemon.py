@@ -183,6 +183,7 @@ class Daemon:
 
         Raises:
             Exception: What ended the engine's thread, if it died.
+            RuntimeError: The thread of a socket died: nobody could hear us any more.
         """
         assert self._engine is not None
         ready = False
@@ -191,6 +192,7 @@ class Daemon:
         while not self._stopping.wait(_WATCH_PERIOD_S):
             if self._engine.failure is not None:
                 raise self._engine.failure
+            self._check_sockets()
             if self._roster.finished and self._engine.idle:
                 return
             self._roster.end_events_of_lost_streams()
@@ -217,6 +219,11 @@ class Daemon:
             if ready and now_s >= status_due_s:
                 notifier.status(self._describe())
                 status_due_s = now_s + _STATUS_PERIOD_S
+
+    def _check_sockets(self) -> None:
+        for service in (self._publisher, self._control, self._ingest):
+            if service is not None and not service.alive:
+                raise RuntimeError(f"the socket {service.endpoint} has died, see the log above")
 
     def stop(self) -> None:
         """Ask `serve` to return; from any thread or a signal handler."""

@@ -35,12 +35,12 @@ def examine(path: Path | None, overrides: Mapping[str, object]) -> Iterator[Find
         if running is None:
             yield from attempt("sockets", lambda: daemon.check_sockets(config))
             yield from attempt("audio", lambda: daemon.check_sources(config))
+            yield from attempt("cache", host.check_cache)
+            yield from attempt("model", lambda: daemon.check_model(config))
         else:
+            # It has its model; compiling it once more would only take the processor from it.
             yield from attempt("daemon", lambda: daemon.check_running(config, running))
     yield from attempt("accelerator", host.check_accelerator)
-    yield from attempt("cache", host.check_cache)
-    if config is not None:
-        yield from attempt("model", lambda: daemon.check_model(config))
     yield from attempt("clock", host.check_clock)
     yield from attempt("limits", host.check_limits)
     yield from attempt("service", host.check_service)
