@@ -20,6 +20,7 @@ from typing import Any
 
 from streamcls.capture import (
     Feeder,
+    Pacer,
     RemoteSource,
     Source,
     SourceOptions,
@@ -96,6 +97,7 @@ class Roster:
         self._past_events = (0, 0)  # opened and closed by detectors that are gone
         self._engine: Engine | None = None
         self._ingest: Ingest | None = None
+        self._pacer = Pacer()
 
     def build(self, name: str, config: StreamConfig) -> None:
         """Check a stream and add it; it begins with `start`, or at once when that was called.
@@ -144,7 +146,7 @@ class Roster:
         engine.add_stream(name, stream.ring, is_paced=stream.config.pace != "fast")
         if self._ingest is not None and isinstance(stream.source, RemoteSource):
             self._ingest.add(stream.feeder)
-        stream.feeder.start()
+        stream.feeder.start(self._pacer)
 
     def remove(self, name: str) -> Health:
         """End a stream: no prediction follows, its events end, its state is published once more.
@@ -345,6 +347,8 @@ class Roster:
     def stop_capture(self) -> None:
         """Stop all feeders."""
         with self._lock:
+            for stream in self._streams.values():
+                stream.feeder.ask_to_stop()
             for name, stream in self._streams.items():
                 self._stop_feeder(name, stream)
 

@@ -2,6 +2,7 @@
 
 from streamcls.capture.factory import parse_source
 from streamcls.capture.feeder import Feeder
+from streamcls.capture.pacer import Pacer
 from streamcls.capture.portaudio import InputDevice, list_devices
 from streamcls.capture.remote import RemoteSource
 from streamcls.capture.resample import Channel, check_channel
@@ -13,6 +14,7 @@ __all__ = [
     "EndOfStream",
     "Feeder",
     "InputDevice",
+    "Pacer",
     "RemoteSource",
     "Source",
     "SourceLost",

@@ -1,6 +1,7 @@
-"""The capture thread of one stream: source -> intake -> ring, kept alive for ever.
+"""The capture of one stream: source -> intake -> ring, kept alive for ever.
 
-The feeder's thread owns the source and is the ring's only writer. A source that breaks away is
+The feeder's thread owns the source and is the ring's only writer; files played in real time share
+one thread (`pacer`). A source that breaks away is
 closed and opened again without end, with growing pauses, and the outage becomes a hole in the
 ring so that sample indices keep matching time. Every change of state, and at most once a second
 every loss, is told to `on_health`.
@@ -8,11 +9,12 @@ every loss, is told to `on_health`.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from streamcls.capture.intake import Intake
+from streamcls.capture.pacer import Pacer
 from streamcls.capture.resample import Channel
-from streamcls.capture.source import EndOfStream, Source, SourceLost
+from streamcls.capture.source import EndOfStream, PacedSource, Source, SourceLost
 from streamcls.errors import SourceError
 from streamcls.ring import Ring
 from streamcls.types import Health, HealthState
@@ -25,7 +27,7 @@ REPORT_PERIOD_S = 1.0
 
 
 class Feeder:
-    """Feeds one source into one ring on a thread of its own.
+    """Feeds one source into one ring.
 
     Args:
         stream: Name of the stream, for reports.
@@ -57,12 +59,29 @@ class Feeder:
         self._awake = threading.Event()
         self._intake = Intake(ring, channel, self._stopping)
         self._thread = threading.Thread(target=self._run, name=f"feeder {stream}", daemon=True)
+        self._paced = source if isinstance(source, PacedSource) else None
+        self._shares_thread = False
+        self._done = threading.Event()
         self._told_losses = (0, 0, 0, 0)
         self._losses_due_s = 0.0
 
-    def start(self) -> None:
-        """Begin to capture."""
-        self._thread.start()
+    def start(self, pacer: Pacer | None = None) -> None:
+        """Begin to capture.
+
+        Args:
+            pacer: Works for sources that only wait for the clock; the others, and all without
+                it, get a thread of their own.
+        """
+        if pacer is not None and self._paced is not None and self.source.live:
+            self._shares_thread = True
+            pacer.add(self._work())
+        else:
+            self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        """Let the capture end soon, without waiting for it."""
+        self._stopping.set()
+        self._awake.set()
 
     def stop(self, timeout_s: float = 5.0) -> bool:
         """End the capture and close the ring.
@@ -70,12 +89,13 @@ class Feeder:
         Returns:
             False when the thread hangs in a driver and had to be left behind.
         """
-        self._stopping.set()
-        self._awake.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+        self.ask_to_stop()
+        if self._shares_thread or self._thread.ident is not None:
+            ended = self._done.wait(timeout_s)
+        else:
+            ended = True
         self.ring.close()
-        return not self._thread.is_alive()
+        return ended
 
     def retry_now(self) -> None:
         """Cut the pause before the next attempt short: the source may be back; any thread."""
@@ -100,9 +120,22 @@ class Feeder:
         )
 
     def _run(self) -> None:
+        for pause_s in self._work():
+            if pause_s > 0:
+                self._awake.wait(pause_s)
+                self._awake.clear()
+
+    def _work(self) -> Iterator[float]:
+        """Capture; yields how long to pause before going on."""
+        try:
+            yield from self._capture_and_report()
+        finally:
+            self._done.set()
+
+    def _capture_and_report(self) -> Iterator[float]:
         self._enter(HealthState.STARTING, f"opening {self.source}")
         try:
-            self._capture_for_ever()
+            yield from self._capture_for_ever()
         except EndOfStream as end:
             self._finish(HealthState.ENDED, str(end) or f"{self.source} was read to its end")
         except SourceError as error:
@@ -116,13 +149,13 @@ class Feeder:
         self.ring.close()
         self._enter(state, reason)
 
-    def _capture_for_ever(self) -> None:
+    def _capture_for_ever(self) -> Iterator[float]:
         """Run capture after capture until stopped; the pause grows while nothing is delivered."""
         attempt, retry_s = 0, RETRY_FIRST_S
         while not self._stopping.is_set():
             written = self.ring.written
             try:
-                self._capture()
+                yield from self._capture()
             except SourceLost as error:
                 if self.ring.written > written:
                     attempt, retry_s = 0, RETRY_FIRST_S
@@ -131,11 +164,10 @@ class Feeder:
                 attempt += 1
                 reason = f"attempt {attempt} in {retry_s:g} s; {error}"
                 self._enter(HealthState.RECOVERING, reason)
-            self._awake.wait(retry_s)
-            self._awake.clear()
+            yield retry_s
             retry_s = min(2 * retry_s, RETRY_LONGEST_S)
 
-    def _capture(self) -> None:
+    def _capture(self) -> Iterator[float]:
         """Feed the ring from opening the source until it ends, is lost or nobody wants more."""
         try:
             self.source.open()
@@ -146,6 +178,8 @@ class Feeder:
                     self._intake.take(block)
                     self._judge_silence()
                 self._tell_losses()
+                if self._paced is not None:
+                    yield self._paced.wait_s()
         finally:
             self._intake.end()
             self.source.close()

@@ -1,24 +1,28 @@
 """A sound file as a source: at the pace of a microphone or as fast as it is read.
 
-Runs wholly on the feeder's thread. Whatever libsndfile reads: WAV, FLAC, Ogg, MP3, ...
+Runs wholly on the feeder's thread, at real-time pace on the one it shares with other files.
+Whatever libsndfile reads: WAV, FLAC, Ogg, MP3, ...
 """
 
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from streamcls.capture.source import READ_WAIT_S, EndOfStream, Pace
+from streamcls.capture.source import EndOfStream, Pace
 from streamcls.errors import SourceError
-from streamcls.types import Block
+from streamcls.types import Block, FloatArray
 from streamcls.units import NS_PER_S, samples_to_ns
 
-BLOCK_S = 0.02
+BLOCK_S = 0.04
+DECODED_BLOCKS = 5
+"""Decoded at once: libsndfile seeks after every read, which costs more than decoding a block."""
 
 
 class FileSource:
-    """Blocks of 20 ms from a sound file.
+    """Blocks of 40 ms from a sound file.
 
     The first sample has the time of opening (or `start_ns`), later ones follow by the file's
     rate, whatever the pace.
@@ -40,7 +44,7 @@ class FileSource:
         self._first_ns = 0
         self._began_ns = 0  # monotonic
         self._frames_read = 0
-        self._pending: Block | None = None
+        self._decoded: deque[FloatArray] = deque()
         self._file: soundfile.SoundFile | None = None
 
     def __str__(self) -> str:
@@ -58,21 +62,26 @@ class FileSource:
         self._first_ns = time.time_ns() if self._start_ns is None else self._start_ns
         self._began_ns = time.monotonic_ns()
         self._frames_read = 0
-        self._pending = None
+        self._decoded.clear()
 
     def read(self) -> Block | None:
-        """Return the next block; at real-time pace not before its last sample is due."""
-        block = self._pending or self._decode()
-        if self.live:
-            due_ns = self._began_ns + samples_to_ns(self._frames_read, self.sample_rate_hz)
-            wait_s = (due_ns - time.monotonic_ns()) / NS_PER_S
-            if wait_s > 0:
-                time.sleep(min(wait_s, READ_WAIT_S))
-            if wait_s > READ_WAIT_S:
-                self._pending = block
-                return None
-        self._pending = None
-        return block
+        """Return the next block; None when its last sample is not due yet."""
+        if not self._decoded:
+            self._decode()
+        if self.wait_s() > 0:
+            return None
+        samples = self._decoded.popleft()
+        elapsed_ns = samples_to_ns(self._frames_read, self.sample_rate_hz)
+        self._frames_read += len(samples)
+        return Block(samples, self._first_ns + elapsed_ns)
+
+    def wait_s(self) -> float:
+        """Return how long until the next block is due; 0 where it need not be waited for."""
+        if not self.live or not self._decoded:
+            return 0.0
+        frames = self._frames_read + len(self._decoded[0])
+        due_ns = self._began_ns + samples_to_ns(frames, self.sample_rate_hz)
+        return max(0.0, (due_ns - time.monotonic_ns()) / NS_PER_S)
 
     def close(self) -> None:
         """Close the file."""
@@ -80,21 +89,28 @@ class FileSource:
             self._file.close()
             self._file = None
 
-    def _decode(self) -> Block:
+    def _decode(self) -> None:
+        """Decode some blocks; one at a time where several cannot be, up to the damage itself."""
         if self._file is None:
             raise EndOfStream
         n = max(1, round(BLOCK_S * self.sample_rate_hz))
         try:
-            samples = self._file.read(n, dtype="float32", always_2d=True).astype(np.float32)
-        except soundfile.LibsndfileError as error:
-            raise SourceError(self._describe_damage(str(error))) from error
-        if samples.shape[0] == 0:
+            samples = self._read_frames(self._file, DECODED_BLOCKS * n)
+        except soundfile.LibsndfileError:
+            try:
+                self._file.seek(self._frames_read)
+                samples = self._read_frames(self._file, n)
+            except soundfile.LibsndfileError as error:
+                raise SourceError(self._describe_damage(str(error))) from error
+        if len(samples) == 0:
             if self._file.seekable() and self._frames_read < self._file.frames:
                 raise SourceError(self._describe_damage("the rest cannot be decoded"))
             raise EndOfStream
-        elapsed_ns = samples_to_ns(self._frames_read, self.sample_rate_hz)
-        self._frames_read += samples.shape[0]
-        return Block(samples, self._first_ns + elapsed_ns)
+        self._decoded.extend(samples[first : first + n] for first in range(0, len(samples), n))
+
+    @staticmethod
+    def _read_frames(file: soundfile.SoundFile, frames: int) -> FloatArray:
+        return np.asarray(file.read(frames, dtype="float32", always_2d=True), np.float32)
 
     def _describe_damage(self, reason: str) -> str:
         assert self._file is not None

@@ -117,13 +117,13 @@ class Intake:
 
     def _sanitise(self, mono: FloatArray) -> FloatArray:
         magnitude = np.abs(mono)
-        good = magnitude <= LARGEST_SAMPLE  # False for NaN, too
-        n_bad = mono.size - int(np.count_nonzero(good))
-        if n_bad:
-            self.nonfinite_samples += n_bad
+        peak = magnitude.max(initial=0.0)
+        self._has_nonfinite = not peak <= LARGEST_SAMPLE  # a NaN compares with nothing
+        if self._has_nonfinite:
+            good = magnitude <= LARGEST_SAMPLE
+            self.nonfinite_samples += mono.size - int(np.count_nonzero(good))
             mono = np.where(good, mono, np.float32(0.0))
-        self._has_nonfinite = n_bad > 0
-        if n_bad or magnitude.max(initial=0.0) > SILENCE_PEAK:
+        if self._has_nonfinite or peak > SILENCE_PEAK:
             self._silent_frames = 0
         else:
             self._silent_frames += mono.size

@@ -5,7 +5,7 @@ happens on a driver's own thread stays inside the source's module.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from streamcls.errors import SourceError
 from streamcls.types import Block
@@ -89,4 +89,13 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Stop capturing; harmless when not open."""
+        ...
+
+
+@runtime_checkable
+class PacedSource(Source, Protocol):
+    """A source whose `read` never waits: it returns None until `wait_s` has passed."""
+
+    def wait_s(self) -> float:
+        """Return the seconds until there is something to read."""
         ...
