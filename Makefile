@@ -30,12 +30,13 @@ lint: $(DEV) ## Check style, formatting and types.
 	@$(BIN)/ruff format --check
 	@$(BIN)/pyright
 
-# Both always run; the tests last, so that their summary is the last thing to read.
+# Both always run; the tests last, so that their summary is the last thing to read. Three at a time
+# on two cores: most of them wait for audio to be played or for a process to start.
 test: $(DEV) ## Run lint and every test.
 	@scripts/bootstrap.sh system
 	@lint=0; $(MAKE) --no-print-directory lint || lint=$$?; \
 	[ $$lint -eq 0 ] || echo 'make test: LINT FAILED (above); running the tests nevertheless' >&2; \
-	tests=0; $(BIN)/pytest || tests=$$?; \
+	tests=0; $(BIN)/pytest -n 3 --dist loadfile || tests=$$?; \
 	exit $$((lint ? lint : tests))
 
 bench: $(DEV) ## Measure this machine; see benchmarks/.
