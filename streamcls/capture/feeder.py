@@ -90,12 +90,12 @@ class Feeder:
             False when the thread hangs in a driver and had to be left behind.
         """
         self.ask_to_stop()
-        if self._shares_thread or self._thread.ident is not None:
-            ended = self._done.wait(timeout_s)
-        else:
-            ended = True
+        if self._shares_thread:
+            self._done.wait(timeout_s)
+        elif self._thread.ident is not None:
+            self._thread.join(timeout_s)
         self.ring.close()
-        return ended
+        return self._done.is_set() if self._shares_thread else not self._thread.is_alive()
 
     def retry_now(self) -> None:
         """Cut the pause before the next attempt short: the source may be back; any thread."""

@@ -141,8 +141,8 @@ def test_nonfinite_samples_become_zeros_and_are_counted(tmp_path: Path) -> None:
     samples[bad] = 0
     np.testing.assert_array_equal(capture.heard, samples)
     assert capture.reports[-1].nonfinite_samples == 4
-    flagged = {hop.sample_start // 320 for hop in capture.hops if hop.nonfinite}
-    assert flagged == {0, 15, 28}  # the 20 ms blocks that held them
+    flagged = {hop.sample_start // 640 for hop in capture.hops if hop.nonfinite}
+    assert flagged == {0, 7, 14}  # the 40 ms blocks that held them
 
 
 def test_opposite_infinities_mix_to_a_counted_zero(tmp_path: Path) -> None:
