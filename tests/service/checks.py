@@ -140,16 +140,29 @@ def check_the_journal_has_fields_and_priorities() -> None:
     assert all(entry["CODE_FILE"].endswith(".py") for entry in entries)
 
 
-def check_reload_keeps_the_process() -> str | None:
-    caught = int(process_status()["SigCgt"], 16)
-    if not caught & (1 << (signal.SIGHUP - 1)):
-        return "this daemon does not handle SIGHUP yet"
-    pid = main_pid()
-    CONFIG.write_text(CONFIG.read_text().replace("0.05", "0.06"))
-    call("systemctl", "reload", UNIT)
+def check_reload_takes_what_is_right_and_keeps_what_works() -> None:
+    from streamcls.client import Subscriber
+    from streamcls.publish.schema import HeartbeatMessage
+
+    pid, text = main_pid(), CONFIG.read_text()
+    with Subscriber("tcp://127.0.0.1:5570", types=["heartbeat"]) as messages:
+
+        def next_beat() -> HeartbeatMessage:
+            message = messages.receive(TIMEOUT_S)
+            assert isinstance(message, HeartbeatMessage)
+            return message
+
+        assert next_beat().reloads == 0
+        CONFIG.write_text(text.replace("0.05", "0.06"))
+        call("systemctl", "reload", UNIT)
+        wait_for(lambda: next_beat().reloads == 1)
+        CONFIG.write_text(text.replace("commands", "no such model"))
+        call("systemctl", "reload", UNIT)
+        beat = wait_for(lambda: (beat := next_beat()).reload_error and beat)
+        assert "no such model" in beat.reload_error
+        CONFIG.write_text(text)
     wait_for(lambda: show("ActiveState")["ActiveState"] == "active")
     assert main_pid() == pid
-    return None
 
 
 def check_a_crash_is_followed_by_a_restart() -> None:
