@@ -5,7 +5,6 @@ steps without taking one; `take` takes a step. So ``--dry-run`` shows exactly wh
 Called by the command line only; the daemon knows nothing of how it was installed.
 """
 
-import grp
 import os
 import re
 import shlex
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from streamcls.atomic import write_whole
 from streamcls.config import Config, load_config
 from streamcls.errors import StreamclsError
 
@@ -212,7 +212,7 @@ def take(step: Step) -> None:
     try:
         match step:
             case Write():
-                _write(step)
+                write_whole(step.path, step.text.encode(), step.mode, step.group)
             case Remove():
                 step.path.unlink()
                 if step.path.parent.suffix == ".d" and not any(step.path.parent.iterdir()):
@@ -223,6 +223,10 @@ def take(step: Step) -> None:
                 _start(step)
     except OSError as error:
         raise ServiceError(f"cannot {step}: {error.strerror}") from None
+    except LookupError:
+        raise ServiceError(
+            f"there is no group {GROUP}, to which sound devices belong; make it: groupadd {GROUP}"
+        ) from None
 
 
 def list_services(scope: Scope) -> list[dict[str, str]]:
@@ -344,28 +348,6 @@ def _find_closed(path: Path) -> Path | None:
         if not mode & needed:
             return part
     return None
-
-
-def _write(step: Write) -> None:
-    step.path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = step.path.with_name(f".{step.path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        if step.group is not None:
-            os.fchown(file.fileno(), -1, _find_group(step.group))
-        os.fchmod(file.fileno(), step.mode)
-        file.write(step.text)
-    temporary.replace(step.path)
-
-
-def _find_group(name: str) -> int:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise ServiceError(
-            f"there is no group {name}, to which sound devices belong; make it: groupadd {name}"
-        ) from None
 
 
 def _start(step: Start) -> None:
