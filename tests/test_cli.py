@@ -328,3 +328,19 @@ def test_interrupt_ends_quietly(tmp_path: Path):
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, said) == (130, b"")
+
+
+def test_a_user_without_a_home_can_run_it():
+    """As a service's dynamic user may be: no HOME, and unknown to the user database."""
+    program = (
+        "import pwd\n"
+        "def unknown(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = unknown\n"
+        "from streamcls.cli import main\n"
+        "main(['config', 'show'])"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "HOME"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")

@@ -41,5 +41,5 @@ def _complete_paths(parser: argparse.ArgumentParser, file: Any, folder: Any) -> 
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 _complete_paths(command, file, folder)
-        elif action.type is Path:
+        elif action.type is Path or action.metavar == "DIR":
             action.complete = folder if action.metavar == "DIR" else file  # type: ignore[attr-defined]

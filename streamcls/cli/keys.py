@@ -100,16 +100,23 @@ def read_client_keys(arguments: argparse.Namespace) -> "ClientKeys | None":
 def _add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dir",
-        type=Path,
+        type=_expand,
         default=_default_folder(),
         metavar="DIR",
         help="folder of the keys (default %(default)s)",
     )
 
 
-def _default_folder() -> Path:
-    configuration = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(configuration) / "streamcls" / "keys"
+def _default_folder() -> str:
+    """Return the folder as text: it is expanded when it is used, for not everybody has a home."""
+    return f"{os.environ.get('XDG_CONFIG_HOME') or '~/.config'}/streamcls/keys"
+
+
+def _expand(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: this user has no home; name a folder") from None
 
 
 def _words(text: str) -> list[str]:
