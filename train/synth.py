@@ -34,9 +34,26 @@ _ESPEAK_VARIANTS = (
 )  # fmt: skip
 _FLITE_VOICES = ("kal16", "awb", "rms", "slt")
 _FESTIVAL_VOICES = ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_ACCENTED_DIGITS = {
+    "de": "siro wann tu sri foor faif siks säwen äit nain",
+    "el": "ζίρο ουάν του θρι φορ φάιβ σιξ σέβεν έιτ νάιν",
+    "es": "siro uan tu tri for faif sics seven eit nain",
+    "fr": "zirau ouane tou sri for faïve sixe sévenne eïte naïne",
+    "hi": "ज़ीरो वन टू थ्री फोर फाइव सिक्स सेवन एट नाइन",
+    "it": "ziro uan tu tri for faiv sics seven eit nain",
+    "nl": "ziero wan toe srie foor faif siks sevun eet nain",
+    "pl": "ziro łan tu tri for fajf siks sewen ejt najn",
+    "pt-br": "zírou uân tu tri fór faiv sics séven eit nain",
+    "ru": "зиро ван ту сри фор файв сикс сэвэн эйт найн",
+    "sv": "siro van to tri får fajv six sevven ejt najn",
+}
+"""English digits as a speaker of another language would write down what they say: read by the voice
+of that language they have its accent. Half of FSDD's speakers, and of the world's, have one."""
 _LOUDEST = 0.9
 _SILENCE_DB = 45.0
-_TIMEOUT_S = 30
+_TIMEOUT_S = 120
+"""Long for a second of speech, but a busy machine may give it little time."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,8 @@ class Rendering:
     """espeak-ng's pitch 0..99; for flite the mean F0 in Hz."""
     speed_percent: int
     """100 is the voice's normal speed."""
+    spelling: str = ""
+    """What the voice is given to read; empty for the word itself."""
 
     @property
     def group(self) -> str:
@@ -59,7 +78,8 @@ class Rendering:
 def plan_renderings(word: str, n: int, programs: Sequence[str]) -> list[Rendering]:
     """Choose ``n`` renderings of a word, the same ones every time.
 
-    A sixth each go to flite and festival where installed, the rest to espeak-ng.
+    A sixth go to flite and a twelfth to festival where installed, the rest to espeak-ng; of a
+    digit's, half in foreign accents.
     """
     rng = random.Random(hashlib.sha256(word.encode()).digest())
     plan: list[Rendering] = []
@@ -71,8 +91,13 @@ def plan_renderings(word: str, n: int, programs: Sequence[str]) -> list[Renderin
         elif i % 12 == 1 and "festival" in programs:
             plan.append(Rendering("festival", rng.choice(_FESTIVAL_VOICES), 50, speed_percent))
         else:
-            voice = f"{rng.choice(_ESPEAK_ACCENTS)}+{rng.choice(_ESPEAK_VARIANTS)}"
-            plan.append(Rendering("espeak-ng", voice, rng.randint(15, 85), speed_percent))
+            accent, spelling = rng.choice(_ESPEAK_ACCENTS), ""
+            if word in _DIGITS and i % 2:
+                accent, digits = rng.choice(list(_ACCENTED_DIGITS.items()))
+                spelling = digits.split()[_DIGITS.index(word)]
+            voice = f"{accent}+{rng.choice(_ESPEAK_VARIANTS)}"
+            pitch = rng.randint(15, 85)
+            plan.append(Rendering("espeak-ng", voice, pitch, speed_percent, spelling))
     return plan
 
 
@@ -108,7 +133,7 @@ def _command(word: str, how: Rendering, out: Path) -> tuple[list[str], str]:
     words_per_minute = round(160 * how.speed_percent / 100)
     return (
         ["espeak-ng", "-v", how.voice, "-p", str(how.pitch), "-s", str(words_per_minute),
-         "-w", str(out), word],
+         "-w", str(out), how.spelling or word],
         "",
     )  # fmt: skip
 
@@ -151,6 +176,16 @@ def render_word(word: str, how: Rendering, out: Path) -> None:
         sf.write(out, word_audio, sample_rate_hz, subtype="PCM_16", format="FLAC")
 
 
+def _write_manifest(manifest: Path, rows: Sequence[tuple[str, str, str, str]]) -> None:
+    """Write the list of clips, complete or not at all."""
+    part = manifest.with_suffix(".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "split", "group"))
+        writer.writerows(rows)
+    part.rename(manifest)
+
+
 def render_words(words: Sequence[str], renderings: int, folder: Path) -> int:
     """Render ``renderings`` clips of every word and list them in ``folder/manifest.csv``.
 
@@ -184,9 +219,5 @@ def render_words(words: Sequence[str], renderings: int, folder: Path) -> int:
             render_word(word, how, folder / path)
             rows.append((path, word, "train", how.group))
             rendered += 1
-    if rendered:
-        with manifest.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("path", "label", "split", "group"))
-            writer.writerows(rows)
+        _write_manifest(manifest, rows)
     return rendered
