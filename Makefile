@@ -7,7 +7,7 @@ BIN := .venv/bin
 SETUP := uv.lock pyproject.toml scripts/bootstrap.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench train-digits train-commands demo-recording man clean
+.PHONY: help setup demo test lint bench train-digits train-commands train-environment demo-recording man clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,10 +43,15 @@ bench: $(DEV) ## Measure this machine; see benchmarks/.
 	@$(BIN)/python -m benchmarks
 
 train-digits: $(DEV) ## Train the shipped model "digits" from ../shared/data.
+	@scripts/bootstrap.sh voices
 	@$(BIN)/python -m train fit digits
 
 train-commands: $(DEV) ## Train the shipped model "commands" from ../shared/data.
+	@scripts/bootstrap.sh voices
 	@$(BIN)/python -m train fit commands
+
+train-environment: $(DEV) ## Train the shipped model "environment" from ../shared/data.
+	@$(BIN)/python -m train fit environment
 
 demo-recording: $(DEV) ## Synthesise the demo's recording again (espeak-ng).
 	@scripts/bootstrap.sh system

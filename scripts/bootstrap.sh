@@ -4,6 +4,7 @@
 #   scripts/bootstrap.sh run       what `streamcls` itself needs
 #   scripts/bootstrap.sh dev       that, the tools and the training extra
 #   scripts/bootstrap.sh system    Debian packages that the audio tests use, where we may install
+#   scripts/bootstrap.sh voices    Debian packages with the synthetic voices that training uses
 #
 # Safe to repeat. uv is taken from PATH or brought through pip into .uv/; neither the system's
 # Python nor the user's home is changed.
@@ -13,6 +14,8 @@ cd "$(dirname "$0")/.."
 UV_REQUIREMENT='uv>=0.6'
 SYSTEM_PACKAGES='libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins espeak-ng
 systemd systemd-container'
+
+VOICE_PACKAGES='espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts'
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -84,7 +87,7 @@ the packages of uv.lock and Python 3.11 or newer, from PATH or downloaded"
 }
 
 missing_packages() {
-    for package in $SYSTEM_PACKAGES; do
+    for package in "$@"; do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || echo "$package"
     done
 }
@@ -93,9 +96,14 @@ case "${1:-}" in
     run) sync_environment --no-dev ;;
     dev) sync_environment --all-extras ;;
     system)
-        # shellcheck disable=SC2046  # a list of words is what we want
-        set -- $(missing_packages)
+        # shellcheck disable=SC2046,SC2086  # lists of words are what we want
+        set -- $(missing_packages $SYSTEM_PACKAGES)
         [ $# -eq 0 ] || apt_install "$@" || say "without $*: the tests that need them are skipped"
         ;;
-    *) die "usage: $0 run|dev|system" ;;
+    voices)
+        # shellcheck disable=SC2046,SC2086
+        set -- $(missing_packages $VOICE_PACKAGES)
+        [ $# -eq 0 ] || apt_install "$@" || say "without $*: fewer synthetic speakers to train on"
+        ;;
+    *) die "usage: $0 run|dev|system|voices" ;;
 esac
