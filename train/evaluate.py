@@ -2,11 +2,14 @@
 
 After `train.loop`. A clip is centred in one window; one longer than one and a half windows gets the
 mean of its windows' probabilities (see `train.data.spread_windows`). The class is the argmax over
-*all* classes, "unknown" and "silence" included. Noise fills the whole window; its SNR is the clip's
-mean power over the noise's mean power. The noise is the same in every call.
+*all* classes, "unknown" and "silence" included. Where clips have several labels there is no argmax:
+the headline is the mean average precision (mAP), and a label is said from one half on. Noise fills
+the whole window; its SNR is the clip's mean power over the noise's mean power. The noise is the
+same in every call.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,16 @@ from numpy.typing import NDArray
 
 from streamcls.checkpoint import Checkpoint
 from streamcls.features import log_mel
-from train.data import Clips, spread_windows
+from train.data import Clips, Task, spread_windows
 from train.errors import DataError
+from train.metrics import Reliability, area_under_roc, average_precision, measure_reliability
 
 SNRS_DB = (20, 10, 5, 0)
 NOISES = ("white", "pink", "babble")
 _TALKERS = 4
 _BATCH = 256
+_SAID = 0.5
+"""Probability from which a label of several is said."""
 
 
 class ClassScore(msgspec.Struct, frozen=True):
@@ -36,6 +42,12 @@ class ClassScore(msgspec.Struct, frozen=True):
     precision: float
     recall: float
 
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall."""
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total else 0.0
+
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured on one set of clips."""
@@ -45,17 +57,44 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     """The groups (speakers, recordings) it was measured on."""
     labels: list[str]
     confusion: list[list[int]]
-    """Rows: true class; columns: predicted class; clean audio, scored sources only."""
+    """Rows: true class; columns: predicted class; clean audio, scored sources only. Empty where
+    clips have several labels."""
     accuracy: float
-    """Clean, over the scored clips."""
+    """Clean, over the scored clips; where they have several labels, the mAP."""
     noisy_accuracy: dict[str, dict[int, float]]
-    """Noise kind -> SNR in dB -> accuracy over the scored clips."""
+    """Noise kind -> SNR in dB -> the same in noise."""
     others: dict[str, float]
     """Recall of each class among the clips of sources that are not scored."""
     false_words: float | None
     """Share of unknown and silence clips (all sources) that are taken for a word, clean."""
     temperature: float = 1.0
     """What the logits have to be divided by so that probabilities mean what they say."""
+    task: Task = "single-label"
+    tallies: dict[str, list[int]] = {}
+    """Label -> clips that have it, clips that it was said of, both; clean, scored sources."""
+    average_precision: dict[str, float] = {}
+    """Label -> area under its precision over recall; labels that occur."""
+    auc: dict[str, float] = {}
+    """Label -> area under its ROC curve; labels that occur."""
+    reliability: Reliability | None = None
+    """Confidences as the file gives them."""
+    calibrated: Reliability | None = None
+    """After temperature scaling; each half of the groups with the temperature of the other."""
+
+    @property
+    def headline(self) -> str:
+        """What `accuracy` is."""
+        return "Accuracy" if self.task == "single-label" else "mAP"
+
+    @property
+    def mean_average_precision(self) -> float:
+        """Mean over the labels that occur."""
+        return float(np.mean(list(self.average_precision.values()) or [0.0]))
+
+    @property
+    def mean_auc(self) -> float:
+        """Mean over the labels that occur."""
+        return float(np.mean(list(self.auc.values()) or [0.0]))
 
     def at(self, snr_db: int) -> float:
         """Return the accuracy at an SNR, mean over the kinds of noise."""
@@ -63,17 +102,20 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 
     def per_class(self) -> list[ClassScore]:
         """Return precision and recall of every class."""
-        table = np.array(self.confusion)
-        hits, actual, said = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
         return [
             ClassScore(
-                label,
-                int(actual[i]),
-                float(hits[i] / said[i]) if said[i] else 0.0,
-                float(hits[i] / actual[i]) if actual[i] else 0.0,
+                label, actual, hits / said if said else 0.0, hits / actual if actual else 0.0
             )
-            for i, label in enumerate(self.labels)
+            for label, (actual, said, hits) in self.count_by_label().items()
         ]
+
+    def count_by_label(self) -> dict[str, list[int]]:
+        """Return `tallies`, from the confusions in files that were written without."""
+        if self.tallies:
+            return self.tallies
+        table = np.array(self.confusion)
+        columns = (table.sum(axis=1), table.sum(axis=0), table.diagonal())
+        return dict(zip(self.labels, np.stack(columns, axis=1).tolist(), strict=True))
 
 
 class Classify:
@@ -83,12 +125,14 @@ class Classify:
         graph, state = nnx.split(checkpoint.model)
         front_end = checkpoint.front_end
         temperature = checkpoint.header.temperature
+        single = checkpoint.header.task == "single-label"
         self.window_samples = front_end.samples_for(checkpoint.model.window_frames)
 
         @jax.jit
         def run(state: Any, audio: jax.Array) -> jax.Array:
             logits = nnx.merge(graph, state)(log_mel(audio, front_end))
-            return jax.nn.softmax(logits / temperature)
+            scaled = logits / temperature
+            return jax.nn.softmax(scaled) if single else jax.nn.sigmoid(scaled)
 
         self._run = run
         self._state = state
@@ -154,29 +198,83 @@ def mean_over_clips(
     """Average the windows ``[windows, classes]`` of each clip, in ascending order of ``clip``."""
     first = np.flatnonzero(np.diff(clip, prepend=-1))
     n_windows = np.diff(first, append=len(clip))
-    return np.add.reduceat(probabilities, first) / n_windows[:, None].astype(np.float32)
+    return (np.add.reduceat(probabilities, first) / n_windows[:, None]).astype(np.float32)
 
 
-def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.integer]) -> float:
+def _scale(
+    probabilities: NDArray[np.floating], temperature: float, task: Task
+) -> NDArray[np.float64]:
+    """Return the probabilities of the logits divided by ``temperature``."""
+    clipped = np.clip(probabilities, 1e-30, 1.0).astype(np.float64)
+    if task == "single-label":
+        scaled = np.log(clipped) / temperature
+        raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return raised / raised.sum(axis=1, keepdims=True)
+    logits = np.log(clipped) - np.log(np.maximum(1.0 - probabilities, 1e-7))
+    return 1 / (1 + np.exp(-logits / temperature))
+
+
+def fit_temperature(
+    probabilities: NDArray[np.float32],
+    targets: NDArray[np.bool_],
+    task: Task = "single-label",
+) -> float:
     """Return the temperature that makes probabilities most likely, in 0.2 to 5.
 
     Args:
         probabilities: ``[clips, classes]`` at temperature 1, from clips not trained on.
-        truth: ``[clips]`` class indices.
+        targets: ``[clips, classes]``, which classes each clip has.
+        task: Softmax or sigmoid.
 
     References:
         Guo et al., "On calibration of modern neural networks", arXiv 1706.04599.
     """
-    logits = np.log(np.maximum(probabilities, 1e-30)).astype(np.float64)
-    temperatures = np.geomspace(0.2, 5.0, 161)
 
     def loss(temperature: float) -> float:
-        scaled = logits / temperature
-        top = scaled.max(axis=1, keepdims=True)
-        total = top[:, 0] + np.log(np.exp(scaled - top).sum(axis=1))
-        return float((total - scaled[np.arange(len(truth)), truth]).mean())
+        scaled = _scale(probabilities, temperature, task)
+        likely = (
+            scaled[targets] if task == "single-label" else np.where(targets, scaled, 1 - scaled)
+        )
+        return float(-np.log(np.maximum(likely, 1e-30)).mean())
 
-    return float(round(min(temperatures, key=loss), 3))
+    return float(round(min(np.geomspace(0.2, 5.0, 161), key=loss), 3))
+
+
+def _measure_reliability(
+    probabilities: NDArray[np.floating], targets: NDArray[np.bool_], task: Task
+) -> Reliability:
+    """Sort into bins: the likeliest class of each clip, or every answer about every label."""
+    if task == "single-label":
+        top = probabilities.argmax(axis=1)
+        rows = np.arange(len(top))
+        return measure_reliability(probabilities[rows, top], targets[rows, top])
+    return measure_reliability(probabilities.ravel(), targets.ravel())
+
+
+def _measure_calibrated(
+    probabilities: NDArray[np.float32],
+    targets: NDArray[np.bool_],
+    group: NDArray[np.str_],
+    task: Task,
+) -> Reliability:
+    """Scale each half of the groups by the temperature of the other, then measure."""
+    names = sorted(set(group.tolist()))
+    # With one group only there is nothing else to halve than its clips.
+    second = np.isin(group, names[1::2]) if len(names) > 1 else np.arange(len(group)) % 2 == 1
+    scaled = np.array(probabilities, np.float64)
+    for half in (second, ~second):
+        if half.any() and (~half).any():
+            temperature = fit_temperature(probabilities[~half], targets[~half], task)
+            scaled[half] = _scale(probabilities[half], temperature, task)
+    return _measure_reliability(scaled, targets, task)
+
+
+def _score(probabilities: NDArray[np.floating], targets: NDArray[np.bool_], task: Task) -> float:
+    """Return the headline: accuracy, or mAP where clips have several labels."""
+    if task == "single-label":
+        return float(targets[np.arange(len(targets)), probabilities.argmax(axis=1)].mean())
+    present = np.flatnonzero(targets.any(axis=0))
+    return float(np.mean([average_precision(targets[:, i], probabilities[:, i]) for i in present]))
 
 
 def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
@@ -190,7 +288,7 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
     Raises:
         DataError: If there is nothing to measure on, or labels or rate differ.
     """
-    labels = checkpoint.header.labels
+    labels, task = checkpoint.header.labels, checkpoint.header.task
     if list(clips.labels) != list(labels):
         raise DataError(f"the clips have labels {list(clips.labels)}, the model {list(labels)}")
     if clips.sample_rate_hz != checkpoint.front_end.sample_rate_hz:
@@ -205,12 +303,12 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
     windows, clip = spread_windows(clips, classify.window_samples)
     probabilities = mean_over_clips(classify(windows), clip)
     guess = probabilities.argmax(axis=1)
-    hit = guess == clips.label
+    hit = clips.targets[np.arange(len(clips)), guess]
 
     nothing = [labels.index(name) for name in checkpoint.header.unknown_labels]
     not_a_word = np.isin(clips.label, nothing)
     rng = np.random.default_rng(0)
-    words, word_clip, truth = windows[scored[clip]], clip[scored[clip]], clips.label[scored]
+    words, word_clip, truth = windows[scored[clip]], clip[scored[clip]], clips.targets[scored]
     talkers = windows[clips.label[clip] == nothing[0]] if nothing else words
     talkers = talkers if len(talkers) else words
     rms = np.sqrt(clip_power(clips)[word_clip])[:, None].astype(np.float32)
@@ -221,15 +319,27 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
         for snr_db in SNRS_DB:
             scale = np.float32(10 ** (-snr_db / 20))
             mixed = classify((words + scale * noise).astype(np.float32))
-            mixed = mean_over_clips(mixed, word_clip)
-            noisy_accuracy[kind][snr_db] = float((mixed.argmax(axis=1) == truth).mean())
+            noisy_accuracy[kind][snr_db] = _score(mean_over_clips(mixed, word_clip), truth, task)
     other = ~scored
+    clean = probabilities[scored]
+    single = task == "single-label"
+    said = np.eye(len(labels), dtype=np.bool_)[guess[scored]] if single else clean >= _SAID
+    present = [i for i in range(len(labels)) if truth[:, i].any()]
     return Scores(
         name=name,
         groups=sorted(set(clips.group[scored].tolist())),
         labels=list(labels),
-        confusion=count_confusions(truth, guess[scored], len(labels)).tolist(),
-        accuracy=float(hit[scored].mean()),
+        task=task,
+        confusion=(
+            count_confusions(clips.label[scored], guess[scored], len(labels)).tolist()
+            if single
+            else []
+        ),
+        tallies={
+            label: [int(truth[:, i].sum()), int(said[:, i].sum()), int((truth & said)[:, i].sum())]
+            for i, label in enumerate(labels)
+        },
+        accuracy=_score(clean, truth, task),
         noisy_accuracy=noisy_accuracy,
         others={
             label: float(hit[other & (clips.label == i)].mean())
@@ -240,36 +350,62 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
             float((~np.isin(guess[not_a_word], nothing)).mean()) if not_a_word.any() else None
         ),
         temperature=round(
-            checkpoint.header.temperature * fit_temperature(probabilities, clips.label), 3
+            checkpoint.header.temperature * fit_temperature(probabilities, clips.targets, task), 3
         ),
+        average_precision={
+            labels[i]: round(average_precision(truth[:, i], clean[:, i]), 4) for i in present
+        },
+        auc={
+            labels[i]: round(area_under_roc(truth[:, i], clean[:, i]), 4)
+            for i in present
+            if not truth[:, i].all()
+        },
+        reliability=_measure_reliability(clean, truth, task),
+        calibrated=_measure_calibrated(clean, truth, clips.group[scored], task),
     )
 
 
 def pool(scores: Sequence[Scores], name: str) -> Scores:
-    """Join the scores of folds: confusions add up, rates are means over the folds."""
+    """Join the scores of folds: counts add up, rates are means over the folds."""
 
     def mean(values: Sequence[float]) -> float:
         return float(np.mean(values))
 
+    def mean_by_label(tables: Sequence[dict[str, float]]) -> dict[str, float]:
+        return {
+            label: mean([table[label] for table in tables if label in table])
+            for label in first.labels
+            if any(label in table for table in tables)
+        }
+
+    def add(parts: Sequence[Reliability | None]) -> Reliability | None:
+        present = [part for part in parts if part is not None]
+        return reduce(Reliability.__add__, present) if present else None
+
     first = scores[0]
-    others = {label for s in scores for label in s.others}
     false_words = [s.false_words for s in scores if s.false_words is not None]
     return Scores(
         name=name,
         groups=sorted({g for s in scores for g in s.groups}),
         labels=first.labels,
+        task=first.task,
         confusion=np.sum([s.confusion for s in scores], axis=0).tolist(),
+        tallies={
+            label: np.sum([s.count_by_label()[label] for s in scores], axis=0).tolist()
+            for label in first.labels
+        },
         accuracy=mean([s.accuracy for s in scores]),
         noisy_accuracy={
             kind: {db: mean([s.noisy_accuracy[kind][db] for s in scores]) for db in row}
             for kind, row in first.noisy_accuracy.items()
         },
-        others={
-            label: mean([s.others[label] for s in scores if label in s.others])
-            for label in sorted(others, key=first.labels.index)
-        },
+        others=mean_by_label([s.others for s in scores]),
         false_words=mean(false_words) if false_words else None,
         temperature=round(float(np.exp(mean([np.log(s.temperature) for s in scores]))), 3),
+        average_precision=mean_by_label([s.average_precision for s in scores]),
+        auc=mean_by_label([s.auc for s in scores]),
+        reliability=add([s.reliability for s in scores]),
+        calibrated=add([s.calibrated for s in scores]),
     )
 
 

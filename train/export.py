@@ -63,6 +63,8 @@ def summarise(scores: Scores) -> dict[str, Any]:
         "set": scores.name,
         "accuracy_clean": round(scores.accuracy, 4),
         **{f"accuracy_{db}_db": round(scores.at(db), 4) for db in (20, 10, 5, 0)},
+        "mean_average_precision": round(scores.mean_average_precision, 4),
+        "ece_calibrated": None if scores.calibrated is None else round(scores.calibrated.ece, 4),
     }
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -29,6 +30,10 @@ def scores_of(confusion: list[list[int]], name: str = "hand made") -> Scores:
         groups=["x/anna", "x/bert"],
         labels=["yes", "no", "unknown"],
         confusion=confusion,
+        tallies={
+            label: [int(table[i].sum()), int(table[:, i].sum()), int(table[i, i])]
+            for i, label in enumerate(["yes", "no", "unknown"])
+        },
         accuracy=float(table.trace() / table.sum()),
         noisy_accuracy={kind: {db: 0.5 + db / 100 for db in SNRS_DB} for kind in NOISES},
         others={"unknown": 0.75},
@@ -60,7 +65,7 @@ def test_report_says_the_numbers(tmp_path: Path) -> None:
     path = write_report(scores_of(HAND), "python -m train evaluate x", tmp_path / "report")
     text = path.read_text()
     assert "| mean | **80.0%** | **70.0%** | **60.0%** | **55.0%** | **50.0%** |" in text
-    assert "| no | 10 | 75.0% | 60.0% |" in text
+    assert "| no | 10 | 75.0% | 60.0% | 66.7% |" in text
     assert "- no taken for unknown: 3" in text
     assert "taken for one of them: 12.5%" in text
     assert "python -m train evaluate x" in text
@@ -109,4 +114,22 @@ def test_temperature_undoes_what_was_done_to_the_logits() -> None:
         scaled = np.exp(logits / wrong)
         probabilities = (scaled / scaled.sum(axis=1, keepdims=True)).astype(np.float32)
         # Logits divided by ``wrong`` have to be multiplied by it again.
-        assert fit_temperature(probabilities, truth) == pytest.approx(1 / wrong, rel=0.06)
+        assert fit_temperature(probabilities, np.eye(5, dtype=bool)[truth]) == pytest.approx(
+            1 / wrong, rel=0.06
+        )
+
+
+def test_files_without_tallies_are_counted_from_confusions() -> None:
+    scores = scores_of(HAND)
+    assert msgspec.structs.replace(scores, tallies={}).count_by_label() == scores.tallies
+
+
+def test_several_labels_are_scored_by_map(tmp_path: Path) -> None:
+    scores = msgspec.structs.replace(
+        scores_of(HAND), task="multi-label", confusion=[], average_precision={"yes": 0.5, "no": 1.0}
+    )
+    assert scores.headline == "mAP"
+    text = write_report(scores, "command", tmp_path).read_text()
+    assert "## mAP by signal-to-noise ratio" in text
+    assert "| mean | | | | 79.3% | 0.750 |" in text
+    assert not (tmp_path / "confusion.png").exists()

@@ -9,13 +9,13 @@ import soundfile as sf
 from streamcls.checkpoint import load_checkpoint
 from tests.train.conftest import RATE_HZ, chirp
 from train.__main__ import main
-from train.data import load_clips
 from train.errors import DataError
-from train.folder import make_silence, recipe_for_folder
-from train.runs import read_plan
+from train.evaluate import read_scores
+from train.folder import SILENCE_FOLDER, make_silence, recipe_for_folder
+from train.runs import Plan, Workspace, choose_split, read_plan
 
 SMALL = [
-    "--set", "epochs=1", "--set", "steps_per_epoch=2", "--set", "batch_size=8",
+    "--set", "epochs=1", "--set", "steps_per_epoch=2", "--set", "batch_size=4", "--set", "views=1",
     "--set", "model.width=0.5", "--set", "augment.reverb_max_s=0.1",
 ]  # fmt: skip
 
@@ -55,19 +55,6 @@ def test_own_classes_for_nothing_are_used(tmp_path: Path) -> None:
     assert len(recipe.sources) == 1
 
 
-def test_several_labels_make_a_task_of_their_own(tmp_path: Path) -> None:
-    folder = sort_into_folders(tmp_path / "tones", speakers=2)
-    lines = [
-        "rise/speaker0/clip.wav,rise,train,a",
-        "fall/speaker0/clip.wav,rise;fall,train,b",
-    ]
-    (folder / "manifest.csv").write_text("\n".join(["path,label,split,group", *lines]))
-    recipe = recipe_for_folder(folder)
-    assert recipe.task == "multi-label"
-    assert recipe.labels == ("fall", "rise")
-    assert recipe.unknown_labels == []
-
-
 def test_nothing_to_tell_apart_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "unknown").mkdir()
     sf.write(tmp_path / "unknown" / "0.wav", np.zeros(800), RATE_HZ)
@@ -75,32 +62,49 @@ def test_nothing_to_tell_apart_is_an_error(tmp_path: Path) -> None:
         recipe_for_folder(tmp_path)
 
 
-def test_made_silence_is_nearly_nothing_and_made_once(tmp_path: Path) -> None:
-    assert make_silence(tmp_path / "silence") == 16
-    assert make_silence(tmp_path / "silence") == 0
-    recipe = recipe_for_folder(sort_into_folders(tmp_path / "tones", speakers=2))
-    source = recipe.sources[1]
-    assert source.train_only
-    made = load_clips(
-        [type(source)("made", "silence")], recipe.labels, 8_000, tmp_path, tmp_path / "work"
-    )
+def test_folder_without_silence_is_given_some(tmp_path: Path) -> None:
+    recipe = recipe_for_folder(sort_into_folders(tmp_path / "tones", speakers=4))
+    workspace = Workspace(tmp_path, tmp_path / "work")
+    clips = workspace.load(recipe, print)
+    silent = clips.label == clips.labels.index("silence")
+    assert silent.sum() == 16
+    made = clips.take(silent)
     assert 0 < np.abs(made.audio).max() <= 3
+    split = choose_split(Plan(None, fold=1), recipe, clips)
+    assert set(clips.group[split.test].tolist()) == {"tones/speaker1"}
+    assert split.train[silent].all()
+    assert make_silence(tmp_path / "work" / SILENCE_FOLDER) == 0
 
 
-def test_folder_to_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_to_checkpoint_with_several_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = sort_into_folders(tmp_path / "tones", speakers=4)
+    labels = {"rise": ("rise", "tone;rise", "tone;rise", "tone"), "fall": ("fall", "tone") * 2}
+    rows = [
+        f"{name}/speaker{i}/clip.wav,{own[i]},train,speaker{i}"
+        for name, own in labels.items()
+        for i in range(4)
+    ]
+    (folder / "manifest.csv").write_text("\n".join(["path,label,split,group", *rows]))
     run, work = tmp_path / "run", ["--work", str(tmp_path / "work")]
     fit = ["fit", "--data", str(folder), "--fold", "1", *SMALL, "--out", str(run), *work]
     assert main(fit) == 0
     assert f"next: python -m train evaluate {run}" in capsys.readouterr().out
     assert read_plan(run).describe().startswith(f"python -m train fit --data {folder} --set")
     assert main(["evaluate", str(run), *work]) == 0
-    assert "2 clips of 1 held-out groups: tones/speaker1" in (run / "report.md").read_text()
+    scores = read_scores(run / "scores.json")
+    assert scores.task == "multi-label"
+    assert scores.groups == ["tones/speaker1"]
+    assert scores.tallies["tone"][0] == 2
+    assert set(scores.average_precision) == {"rise", "tone"}
+    assert "## mAP by signal-to-noise ratio" in (run / "report.md").read_text()
     out = tmp_path / "tones.safetensors"
     assert main(["export", str(run), "--out", str(out), "--scores", f"{run}/scores.json"]) == 0
     header = load_checkpoint(out).header
-    assert header.labels == ["fall", "rise", "silence"]
-    assert header.unknown_labels == ["silence"]
+    assert header.task == "multi-label"
+    assert header.labels == ["fall", "rise", "tone"]
+    assert header.unknown_labels == []
     assert header.training["held_out"] == ["tones/speaker1"]
 
 
