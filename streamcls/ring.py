@@ -44,6 +44,8 @@ class Ring:
         on_data: See `listen`.
         keep_samples: Of the capacity, what a writer that waits for space leaves behind the reader
             for `rewind`.
+        utc_offset_ns: What to add to the times that the writer gives to get UTC, now:
+            `clock.read_utc_offset_ns` where they are monotonic times, as those of sources are.
 
     Attributes:
         written: Samples stored since the start.
@@ -61,6 +63,7 @@ class Ring:
         sample_rate_hz: int,
         on_data: Callable[[], None] = lambda: None,
         keep_samples: int = 0,
+        utc_offset_ns: Callable[[], int] = lambda: 0,
     ) -> None:
         if capacity_samples - keep_samples < 2:
             raise ValueError(
@@ -70,7 +73,7 @@ class Ring:
         self.keep_samples = keep_samples
         self.sample_rate_hz = sample_rate_hz
         self._samples: FloatArray = np.zeros(capacity_samples, np.float32)
-        self._clock = StreamClock(sample_rate_hz)
+        self._clock = StreamClock(sample_rate_hz, utc_offset_ns)
         self._on_data = on_data
         # Written by the writer only.
         self._segments = (Segment(0, 0),)
@@ -103,8 +106,13 @@ class Ring:
         return self._clock.time_ns(sample_index)
 
     def index_at(self, t_ns: int) -> int:
-        """Return the absolute index of the sample taken at a UTC time."""
+        """Return the absolute index of the sample taken at a time as `write` takes it."""
         return self._clock.index_at(t_ns)
+
+    @property
+    def drift_ppm(self) -> float | None:
+        """How much faster than ours the source's clock is, in millionths; None: not known yet."""
+        return self._clock.drift_ppm
 
     # Writer's side.
 
@@ -113,13 +121,13 @@ class Ring:
 
         Args:
             samples: ``[n]`` float32, mono, at the ring's rate.
-            t_first_ns: UTC of ``samples[0]`` by the source's clock.
+            t_first_ns: Time of ``samples[0]`` by the source's clock.
             has_nonfinite: Some of them replace NaN or infinite ones.
         """
         if samples.size == 0:
             return
         if not self._clock.observe(self.index_end, t_first_ns):
-            # The clock was set or the source paused: times start afresh, and because times must
+            # The source paused or its clock was set: times start afresh, and because times must
             # not run backwards within an epoch, one sample is declared lost to begin a new one.
             self.skip(1)
             self._clock.observe(self.index_end, t_first_ns)

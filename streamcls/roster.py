@@ -28,6 +28,7 @@ from streamcls.capture import (
     hide_credentials,
     parse_source,
 )
+from streamcls.clock import read_utc_offset_ns
 from streamcls.config import Config, StreamConfig
 from streamcls.engine import Engine, Executor
 from streamcls.errors import ConfigError, ReloadError
@@ -131,7 +132,9 @@ class Roster:
         detector = model.build_detector(name, events)
         buffered = max(round(config.inference.ring_s * model.rate_hz), 2 * model.hop_samples)
         kept = model.window_samples
-        ring = Ring(buffered + kept, model.rate_hz, keep_samples=kept)
+        ring = Ring(
+            buffered + kept, model.rate_hz, keep_samples=kept, utc_offset_ns=read_utc_offset_ns
+        )
         feeder = Feeder(name, source, ring, stream.channel, self._take_health)
         return Stream(stream, source, ring, feeder, events, detector)
 

@@ -20,7 +20,9 @@ class Block:
 
     Attributes:
         samples: ``[frames, channels]`` float32 in [-1, 1] or int16, owned by the receiver.
-        t_first_ns: UTC of the first sample by the source's clock, nanoseconds since the epoch.
+        t_first_ns: Time of the first sample by the source's clock, on this machine's monotonic
+            clock, ns. It becomes UTC only when somebody asks (`Ring.time_ns`), so that setting the
+            system clock neither tears the stream nor leaves it behind.
         lost_frames: Frames (native rate) known lost immediately before this block.
         xruns: Driver overflows reported since the previous block.
     """
@@ -177,3 +179,5 @@ class Health:
     overruns: int
     nonfinite_samples: int
     reason: str
+    drift_ppm: float | None = None
+    """How much faster than this machine's the source's clock runs, in millionths; None: unknown."""

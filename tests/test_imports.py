@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "importers": {*FOUNDATION, *STAGES[: STAGES.index("engine")]},
     "classifier": {*FOUNDATION, *STAGES[: STAGES.index("publish")]},
     "ingest": {*FOUNDATION, "capture", *SOCKETS},
-    "send": {*FOUNDATION, "ring", "capture", *SOCKETS, "signals"},
+    "send": {*FOUNDATION, "clock", "ring", "capture", *SOCKETS, "signals"},
     "relay": {*FOUNDATION, *SOCKETS, "signals"},
     "served": SERVING,
     "roster": {*SERVING, "served"},

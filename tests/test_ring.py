@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamcls.clock import SETTLING_S, StreamClock
+from streamcls.clock import SETTLING_S, StreamClock, read_utc_offset_ns
 from streamcls.ring import MAX_SEGMENTS, Ring
 from streamcls.types import Hop
 from streamcls.units import NS_PER_S, samples_to_ns
@@ -417,7 +417,7 @@ def test_times_after_a_hole_come_from_the_source() -> None:
     assert ring.index_at(T0_NS + 2 * NS_PER_S) == 3200 + RATE_HZ
 
 
-def test_a_clock_set_back_begins_a_new_epoch() -> None:
+def test_a_source_whose_own_clock_is_set_back_begins_a_new_epoch() -> None:
     ring = Ring(RATE_HZ, RATE_HZ)
     out = np.empty(1600, np.float32)
     broken = []
@@ -455,3 +455,44 @@ def test_clock_follows_a_drifting_card_through_jitter_for_a_day() -> None:
         if index > 2 * SETTLING_S * RATE_HZ:
             worst_ns = max(worst_ns, abs(last_ns - true_ns))
     assert worst_ns < 10e6  # mean lateness 5 ms, 80 ppm * 5 s, one slewed burst
+    assert clock.drift_ppm == pytest.approx(-80, abs=5)
+
+
+@pytest.mark.parametrize("drift_ppm", [-150.0, 0.0, 30.0])
+def test_drift_is_known_within_two_minutes_and_outlives_a_loss(drift_ppm: float) -> None:
+    rng = random.Random(2)
+    clock = StreamClock(RATE_HZ)
+    told_at_s = None
+    for k in range(3000):  # five minutes
+        true_ns = round(k * 1600 / (1 + drift_ppm * 1e-6) * NS_PER_S / RATE_HZ)
+        assert clock.observe(k * 1600, T0_NS + true_ns + round(rng.gauss(0, 5e5)))
+        if told_at_s is None and clock.drift_ppm is not None:
+            told_at_s = k / 10
+            assert clock.drift_ppm == pytest.approx(drift_ppm, abs=15)
+    assert told_at_s is not None
+    assert told_at_s <= 120
+    assert clock.drift_ppm == pytest.approx(drift_ppm, abs=2)
+    clock.restart()
+    clock.observe(3000 * 1600, T0_NS)
+    assert clock.drift_ppm == pytest.approx(drift_ppm, abs=2)
+
+
+def test_setting_the_systems_clock_moves_all_times_at_once_and_nothing_else() -> None:
+    """The offset is injected: a test must not set the clock of the machine it runs on."""
+    offset_ns = T0_NS
+    ring = Ring(RATE_HZ, RATE_HZ, utc_offset_ns=lambda: offset_ns)
+    out = np.empty(1600, np.float32)
+    for k, step_s in enumerate([0, 0, 3600, 0, -7200, 0, 0.25, 0] * 10):
+        ring.write(np.zeros(1600, np.float32), k * NS_PER_S // 10)  # monotonic
+        offset_ns += round(step_s * NS_PER_S)
+        hop = ring.read_hop(out)
+        assert hop is not None
+        assert hop.lost_samples == 0
+        assert ring.time_ns(hop.sample_start) == offset_ns + k * NS_PER_S // 10
+        # Where a source was in between is measured on the clock that nobody sets.
+        assert ring.index_at((k + 5) * NS_PER_S // 10) == (k + 5) * 1600
+
+
+def test_the_offset_of_utc_is_read() -> None:
+    before_ns = time.time_ns() - time.monotonic_ns()
+    assert abs(read_utc_offset_ns() - before_ns) < NS_PER_S // 10

@@ -11,7 +11,7 @@ WINDOW_S = 10.0
 
 
 class ArrivalClock:
-    """UTC of a stream's frames from the arrival of the blocks they came in.
+    """Times of a stream's frames from the arrival of the blocks they came in.
 
     A block cannot arrive before its last frame was taken, but any time later. So the earliest
     arrival of the last `WINDOW_S`, relative to the frame count, is the best guess at the truth:

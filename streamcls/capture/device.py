@@ -138,7 +138,7 @@ class DeviceSource:
         n_slots = round(BUFFER_S / BLOCK_S)
         self._slots = np.zeros((n_slots, self._block_frames, self.channels), self._dtype)
         self._slot_frames = np.zeros(n_slots, np.int64)
-        self._slot_utc_ns = np.zeros(n_slots, np.int64)
+        self._slot_called_ns = np.zeros(n_slots, np.int64)
         self._slot_age_s = np.zeros(n_slots, np.float64)
         self._slot_missed_frames = np.zeros(n_slots, np.int64)
         self._slot_overflowed = np.zeros(n_slots, np.bool_)
@@ -161,7 +161,7 @@ class DeviceSource:
         slot = self._put % n_slots
         self._slots[slot, :n_frames] = data
         self._slot_frames[slot] = n_frames
-        self._slot_utc_ns[slot] = time.time_ns()
+        self._slot_called_ns[slot] = time.monotonic_ns()
         self._slot_age_s[slot] = times.currentTime - times.inputBufferAdcTime
         self._slot_missed_frames[slot] = self._missed_frames
         self._slot_overflowed[slot] = status.input_overflow or self._overflow_missed
@@ -171,12 +171,12 @@ class DeviceSource:
         self._filled.put(slot)
 
     def _find_time_ns(self, slot: int, n_frames: int) -> int:
-        """UTC of the slot's first sample; the base of PortAudio's times varies, ages do not."""
+        """Time of the slot's first sample; the base of PortAudio's times varies, ages do not."""
         block_s = n_frames / self.sample_rate_hz
         age_s = float(self._slot_age_s[slot])
         if not 0.0 <= age_s <= MAX_PLAUSIBLE_AGE_S:
             age_s = block_s  # no ADC time from this driver
-        return int(self._slot_utc_ns[slot]) - round(max(age_s, block_s) * NS_PER_S)
+        return int(self._slot_called_ns[slot]) - round(max(age_s, block_s) * NS_PER_S)
 
     def _check_alive(self) -> None:
         if self._finished.is_set():

@@ -24,6 +24,10 @@ RETRY_LONGEST_S = 30.0
 SILENCE_S = 10.0
 """So much digital silence is a muted or dead microphone, not a quiet room."""
 REPORT_PERIOD_S = 1.0
+DRIFT_NEWS_PPM = 10.0
+"""So much must the drift of the source's clock have changed to be told again."""
+DRIFT_LEAST_PPM = 0.1
+"""Less is no drift: files and pipes follow our own clock."""
 
 
 class Feeder:
@@ -64,6 +68,8 @@ class Feeder:
         self._done = threading.Event()
         self._told_losses = (0, 0, 0, 0)
         self._losses_due_s = 0.0
+        self._told_drift_ppm: float | None = None
+        self._lost_s = 0.0
 
     def start(self, pacer: Pacer | None = None) -> None:
         """Begin to capture.
@@ -117,6 +123,7 @@ class Feeder:
             overruns=overruns,
             nonfinite_samples=nonfinite,
             reason=reason,
+            drift_ppm=self.ring.drift_ppm,
         )
 
     def _run(self) -> None:
@@ -157,13 +164,14 @@ class Feeder:
             try:
                 yield from self._capture()
             except SourceLost as error:
+                why = " ".join(str(error).split())  # a list of devices has several lines
                 if self.ring.written > written:
                     attempt, retry_s = 0, RETRY_FIRST_S
                 if attempt == 0:
-                    self._enter(HealthState.LOST, str(error))
+                    self._lost_s = time.monotonic()
+                    self._enter(HealthState.LOST, why)
                 attempt += 1
-                reason = f"attempt {attempt} in {retry_s:g} s; {error}"
-                self._enter(HealthState.RECOVERING, reason)
+                self._enter(HealthState.RECOVERING, f"attempt {attempt} in {retry_s:g} s; {why}")
             yield retry_s
             retry_s = min(2 * retry_s, RETRY_LONGEST_S)
 
@@ -171,12 +179,16 @@ class Feeder:
         """Feed the ring from opening the source until it ends, is lost or nobody wants more."""
         try:
             self.source.open()
-            self._intake.begin(self.source.sample_rate_hz, can_wait=not self.source.live)
+            begun = False
             while not self._stopping.is_set():
                 block = self.source.read()
                 if block is not None:
+                    if not begun:
+                        begun = True
+                        self._intake.begin(self.source.sample_rate_hz, not self.source.live)
                     self._intake.take(block)
                     self._judge_silence()
+                    self._tell_drift()
                 self._tell_losses()
                 if self._paced is not None:
                     yield self._paced.wait_s()
@@ -188,8 +200,25 @@ class Feeder:
         if self._intake.silence_s >= SILENCE_S:
             if self.state is not HealthState.SILENT:
                 self._enter(HealthState.SILENT, f"digital silence for {SILENCE_S:g} s; muted?")
+        elif self.state is HealthState.RECOVERING and self.ring.skipped:
+            away_s = time.monotonic() - self._lost_s
+            self._enter(
+                HealthState.LIVE,
+                f"audio arrives again from {self.source}, {away_s:.1f} s after it was lost",
+            )
         elif self.state is not HealthState.LIVE:
             self._enter(HealthState.LIVE, f"audio arrives from {self.source}")
+
+    def _tell_drift(self) -> None:
+        drift_ppm, told_ppm = self.ring.drift_ppm, self._told_drift_ppm
+        if drift_ppm is None:
+            return
+        change_ppm = abs(drift_ppm) if told_ppm is None else abs(drift_ppm - told_ppm)
+        if change_ppm >= (DRIFT_LEAST_PPM if told_ppm is None else DRIFT_NEWS_PPM):
+            self._told_drift_ppm = drift_ppm
+            pace = "fast" if drift_ppm > 0 else "slow"
+            reason = f"the clock of {self.source} is {abs(drift_ppm):.1f} ppm {pace}"
+            self._enter(self.state, reason)
 
     def _tell_losses(self) -> None:
         losses = self._count_losses()

@@ -30,7 +30,7 @@ class FileSource:
     Args:
         path: The file.
         pace: ``realtime`` hands a block over when a microphone would have: at its end.
-        start_ns: UTC of the first sample; None takes the moment of opening.
+        start_ns: Time of the first sample; None takes the moment of opening.
     """
 
     finite = True
@@ -42,7 +42,7 @@ class FileSource:
         self.channels = 0
         self._start_ns = start_ns
         self._first_ns = 0
-        self._began_ns = 0  # monotonic
+        self._began_ns = 0
         self._frames_read = 0
         self._decoded: deque[FloatArray] = deque()
         self._file: soundfile.SoundFile | None = None
@@ -59,8 +59,8 @@ class FileSource:
         """Open the file and start its clock."""
         self._file = self._load_header()
         self.sample_rate_hz, self.channels = self._file.samplerate, self._file.channels
-        self._first_ns = time.time_ns() if self._start_ns is None else self._start_ns
         self._began_ns = time.monotonic_ns()
+        self._first_ns = self._began_ns if self._start_ns is None else self._start_ns
         self._frames_read = 0
         self._decoded.clear()
 

@@ -224,7 +224,7 @@ class _Reader:
             if not self.sample_rate_hz or not self.channels:
                 raise SourceLost(f"{self._shown}: does not tell its rate and channels")
             self.is_recording = not self.is_pushed and container.size > 0
-            self._began_ns = time.time_ns()
+            self._began_ns = time.monotonic_ns()
             self.knows_format = True
             self.opened.set()
             self._decode(container, stream)
@@ -235,7 +235,7 @@ class _Reader:
         pieces: list[tuple[int, int, np.ndarray]] = []
         try:
             for packet in container.demux(stream):
-                arrived_ns = time.time_ns()
+                arrived_ns = time.monotonic_ns()
                 self._last_data_s = time.monotonic()
                 if self._closing:
                     return

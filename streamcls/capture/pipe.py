@@ -132,7 +132,7 @@ class PipeSource:
         )
 
     def _time_first_ns(self, n_frames: int) -> int:
-        now_ns = time.time_ns()
+        now_ns = time.monotonic_ns()
         if now_ns - self._arrived_ns > PAUSE_NS:
             first_ns = now_ns - samples_to_ns(n_frames, self.sample_rate_hz)
             expected_ns = self._first_ns + samples_to_ns(self._frames_read, self.sample_rate_hz)

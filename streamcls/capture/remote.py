@@ -18,6 +18,7 @@ import numpy as np
 from streamcls.capture.packets import AudioPacket, PacketError, decode_samples
 from streamcls.capture.sequence import Resequencer
 from streamcls.capture.source import READ_WAIT_S, SourceLost
+from streamcls.clock import read_utc_offset_ns
 from streamcls.types import Block
 from streamcls.units import NS_PER_S, samples_to_ns
 
@@ -56,6 +57,7 @@ class RemoteSource:
 
     Args:
         name: What senders call the stream.
+        utc_offset_ns: See `read_utc_offset_ns`.
 
     Attributes:
         sender: Who sends, in words; set by the ingest thread.
@@ -71,8 +73,9 @@ class RemoteSource:
     finite = False
     channels = 1
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, utc_offset_ns: Callable[[], int] = read_utc_offset_ns) -> None:
         self.name = name
+        self._utc_offset_ns = utc_offset_ns
         self.sample_rate_hz = 0
         self.sender = ""
         self.on_audio: Callable[[], None] = lambda: None
@@ -200,9 +203,10 @@ class RemoteSource:
         self._next_sample = packet.sample_start + packet.samples
         xruns = 0 if self._xruns is None else max(0, packet.xruns - self._xruns)
         self._xruns = packet.xruns
-        return Block(samples[:, np.newaxis], self._find_time_ns(arrival), hole, xruns)
+        t_first_ns = self._find_utc_ns(arrival) - self._utc_offset_ns()
+        return Block(samples[:, np.newaxis], t_first_ns, hole, xruns)
 
-    def _find_time_ns(self, arrival: Arrival) -> int:
+    def _find_utc_ns(self, arrival: Arrival) -> int:
         t_ns = arrival.packet.t_start_ns + arrival.clock_offset_ns
         if arrival.arrived_ns - MAX_AGE_NS <= t_ns <= arrival.arrived_ns + MAX_LEAD_NS:
             return t_ns

@@ -26,7 +26,7 @@ from streamcls.engine.window import WindowTracker, power_to_dbfs
 from streamcls.errors import ModelError
 from streamcls.ring import Ring
 from streamcls.types import FloatArray, Hop, Prediction
-from streamcls.units import NS_PER_S
+from streamcls.units import NS_PER_S, samples_to_ns
 
 _IDLE_WAIT_S = 0.5
 DEFAULT_MAX_WAIT_S = 0.002
@@ -311,14 +311,17 @@ def _predict(stream: _Stream, probabilities: FloatArray) -> Prediction:
     """Return the prediction of a stream's newest window."""
     tracker, ring = stream.tracker, stream.ring
     sample_start, sample_end = tracker.sample_start, tracker.sample_end
+    t_end_ns = ring.time_ns(sample_end)
+    heard_ns = samples_to_ns(sample_end - sample_start, ring.sample_rate_hz)
     return Prediction(
         stream=stream.name,
         epoch=tracker.epoch,
         sample_start=sample_start,
         sample_end=sample_end,
         sample_rate_hz=ring.sample_rate_hz,
-        t_start_ns=ring.time_ns(sample_start),
-        t_end_ns=ring.time_ns(sample_end),
+        # Not asked for by itself: the system's clock may be set in between.
+        t_start_ns=t_end_ns - heard_ns,
+        t_end_ns=t_end_ns,
         level_dbfs=tracker.level_dbfs,
         flags=tracker.flags,
         probabilities=probabilities,

@@ -150,6 +150,7 @@ def health_message(record: Health, run: str, seq: int) -> HealthMessage:
         reason=record.reason.encode(errors="replace").decode(),
         captured_samples=record.captured_samples,
         nonfinite_samples=record.nonfinite_samples,
+        drift_ppm=None if record.drift_ppm is None else round(record.drift_ppm, 1),
     )
 
 

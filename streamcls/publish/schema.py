@@ -140,6 +140,10 @@ class HealthMessage(Envelope, frozen=True, kw_only=True, tag="health"):
     nonfinite_samples: Annotated[
         int, Meta(ge=0, description="NaN or infinite samples replaced by zero")
     ] = 0
+    drift_ppm: Annotated[
+        float | None,
+        Meta(description="how much faster than the daemon's the source's clock runs, millionths"),
+    ] = None
 
 
 class HeartbeatMessage(Envelope, frozen=True, kw_only=True, tag="heartbeat"):

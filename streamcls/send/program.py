@@ -5,6 +5,7 @@ import threading
 
 from streamcls.capture import Feeder, SourceLost, SourceOptions, parse_source
 from streamcls.capture.packets import MAX_PACKET_SAMPLES
+from streamcls.clock import read_utc_offset_ns
 from streamcls.errors import SourceError
 from streamcls.publish.wakeup import Wakeup
 from streamcls.ring import Ring
@@ -40,7 +41,8 @@ def run_send(options: SendOptions, source_options: SourceOptions) -> int:
             f"packets of {options.packet_ms:g} ms have {packet_samples} samples at {rate_hz} Hz, "
             f"the limit is {MAX_PACKET_SAMPLES}; use at most {limit_ms:.0f} ms"
         )
-    ring = Ring(max(round(options.buffer_s * rate_hz), 2 * packet_samples), rate_hz, wakeup.ring)
+    buffer_samples = max(round(options.buffer_s * rate_hz), 2 * packet_samples)
+    ring = Ring(buffer_samples, rate_hz, wakeup.ring, utc_offset_ns=read_utc_offset_ns)
 
     def tell(health: Health) -> None:
         wakeup.ring()

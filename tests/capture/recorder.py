@@ -14,6 +14,7 @@ from dataclasses import asdict
 import numpy as np
 
 from streamcls.capture import Feeder, SourceOptions, parse_source
+from streamcls.clock import read_utc_offset_ns
 from streamcls.ring import Ring
 from streamcls.types import Block, Health
 
@@ -41,7 +42,7 @@ def main() -> None:
 
         source.read = read_late
     news = threading.Event()
-    ring = Ring(RATE_HZ * 10, RATE_HZ, news.set)
+    ring = Ring(RATE_HZ * 10, RATE_HZ, news.set, utc_offset_ns=read_utc_offset_ns)
     feeder = Feeder("recorded", source, ring, 0, show)
     audio, starts, losses, times_ns = [], [], [], []
     out = np.empty(HOP_SAMPLES, np.float32)

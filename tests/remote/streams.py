@@ -23,7 +23,7 @@ class Receiver:
         self.news = threading.Event()
         self.ring = Ring(round(buffer_s * RATE_HZ), RATE_HZ, self.news.set)
         self.reports: list[Health] = []
-        self.source = RemoteSource(name)
+        self.source = RemoteSource(name, lambda: 0)
         self.feeder = Feeder(name, self.source, self.ring, 0, self.reports.append)
         self.hops: list[Hop] = []
         self.audio: list[np.ndarray] = []

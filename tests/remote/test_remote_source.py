@@ -115,7 +115,7 @@ def test_damaged_and_contradicting_packets_are_losses() -> None:
 
 
 def test_times_are_the_senders_corrected_by_the_offset_of_its_clock() -> None:
-    source = RemoteSource("porch")
+    source = RemoteSource("porch", lambda: 0)
     hour_ns = 3600 * NS_PER_S
     for seq in range(3):
         late = arrival(seq)
@@ -137,7 +137,7 @@ def test_times_are_the_senders_corrected_by_the_offset_of_its_clock() -> None:
 
 @pytest.mark.parametrize("wrong_s", [-3600, 3600])
 def test_an_impossible_time_gives_way_to_that_of_the_arrival(wrong_s: int) -> None:
-    source = RemoteSource("porch")
+    source = RemoteSource("porch", lambda: 0)
     wrong = arrival(0, t_start_ns=time.time_ns() + wrong_s * NS_PER_S)
     source.offer(wrong)
     source.open()
@@ -148,7 +148,7 @@ def test_an_impossible_time_gives_way_to_that_of_the_arrival(wrong_s: int) -> No
 
 
 def test_overflows_of_the_driver_are_counted_from_the_opening_on() -> None:
-    source = RemoteSource("porch")
+    source = RemoteSource("porch", lambda: 0)
     for seq, xruns in enumerate((5, 5, 7)):
         source.offer(arrival(seq, xruns=xruns))
     source.open()
@@ -157,7 +157,7 @@ def test_overflows_of_the_driver_are_counted_from_the_opening_on() -> None:
 
 
 def test_nobody_there_is_a_loss_with_an_invitation() -> None:
-    source = RemoteSource("porch")
+    source = RemoteSource("porch", lambda: 0)
     source.check()
     with pytest.raises(SourceLost, match="streamcls send --to tcp://THIS_HOST:PORT --stream porch"):
         source.open()
@@ -165,7 +165,7 @@ def test_nobody_there_is_a_loss_with_an_invitation() -> None:
 
 def test_silence_of_the_sender_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "SENDER_TIMEOUT_S", 0.5)
-    source = RemoteSource("porch")
+    source = RemoteSource("porch", lambda: 0)
     source.offer(arrival(0))
     source.open()
     assert source.read() is not None
@@ -207,7 +207,7 @@ def test_a_hole_without_measure_is_judged_by_the_clock() -> None:
 
 
 def test_a_feeder_that_does_not_take_loses_the_oldest_and_the_ingest_never_waits() -> None:
-    source = RemoteSource("porch")
+    source = RemoteSource("porch", lambda: 0)
     for seq in range(MAX_QUEUED_PACKETS + 10):
         source.offer(arrival(seq))
     source.open()
