@@ -158,9 +158,11 @@ class StreamClock:
             self._step_since_index = index
         elif index - self._step_since_index >= STEP_CONFIRM_S * self.sample_rate_hz:
             return False
-        settling = index - self._anchor.index < SETTLING_S * self.sample_rate_hz
-        limit_ns = passed_ns * (SETTLING_SLEW if settling else MAX_SLEW)
-        wanted_ns = error_ns * min(1.0, passed_ns / (TIME_CONSTANT_S * NS_PER_S))
+        age_ns = samples_to_ns(index - self._anchor.index, self.sample_rate_hz)
+        slew = SETTLING_SLEW if age_ns < SETTLING_S * NS_PER_S else MAX_SLEW
+        limit_ns = passed_ns * slew
+        # At first the mean of all observations, then of the last seconds.
+        wanted_ns = error_ns * passed_ns / max(1, min(age_ns, TIME_CONSTANT_S * NS_PER_S))
         self._line = _Line(index, predicted_ns + round(max(-limit_ns, min(limit_ns, wanted_ns))))
         if index >= self._fit_due_index:
             self._measure_drift()

@@ -8,22 +8,24 @@ configuration that shows three capture devices to PortAudio:
 * ``filesrc``: samples given to `AudioServer.store_raw`, bit-exact from sample 0 at the pace of
   ``mon``; open it with the rate and channels they were stored for.
 
-PortAudio reads ALSA_CONFIG_PATH when it initialises, so capture has to run in a subprocess that
-gets `AudioServer.environment`. Usage::
+Whatever starts PortAudio has to get `AudioServer.environment`. Usage::
 
     with AudioServer(tmp_path) as server:
         subprocess.run([sys.executable, "program.py"], env=server.environment)
 """
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from ctypes.util import find_library
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 import pytest
@@ -34,7 +36,7 @@ READY_TIMEOUT_S = 15.0
 
 PULSE_SCRIPT = """\
 load-module module-native-protocol-unix auth-anonymous=1 socket={socket}
-load-module module-null-sink sink_name=testsink rate={rate} channels=1 format=s16le
+load-module module-null-sink sink_name=testsink rate={rate} channels=1 format=s16le norewinds=1
 load-module module-pipe-source source_name=pipesrc file={pipe} format=s16le rate={rate} channels=1
 set-default-sink testsink
 """
@@ -63,6 +65,46 @@ pcm.filesrc {{
 }}
 """
 
+ALSA_DEVICE = """\
+pcm.{name} {{
+  type pulse
+  server "unix:{socket}"
+  device "{source}"
+  hint {{ show on description "added later" }}
+}}
+"""
+
+
+class FifoWriter:
+    """Keeps a FIFO as full as a sound card would, of one sample value; closes with the context.
+
+    Attributes:
+        value: Written from now on; None writes nothing, as a device that is stuck.
+    """
+
+    def __init__(self, path: Path, sample_rate_hz: int = 16_000) -> None:
+        self.value: int | None = 0
+        self._block_samples = sample_rate_hz // 100
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+        os.close(self._fd)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(0.01):
+            if self.value is not None:
+                block = np.full(self._block_samples, self.value, "<i2")
+                with contextlib.suppress(BlockingIOError):  # nobody takes it: it is lost
+                    os.write(self._fd, block.tobytes())
+
 
 def explain_missing() -> str | None:
     """Return why the server cannot run on this machine, or None when it can."""
@@ -77,6 +119,16 @@ def explain_missing() -> str | None:
         for pattern in (ALSA_PULSE_PLUGIN, f"*/{ALSA_PULSE_PLUGIN}")
     )
     return None if found else "ALSA's pulse plugin is missing (apt-get install libasound2-plugins)"
+
+
+def hide_portaudio(folder: Path) -> dict[str, str]:
+    """Return an environment in which no Python program finds PortAudio, as if not installed."""
+    (folder / "sitecustomize.py").write_text(
+        "import ctypes.util\n"
+        "find = ctypes.util.find_library\n"
+        "ctypes.util.find_library = lambda n: None if 'portaudio' in n.lower() else find(n)\n"
+    )
+    return {**os.environ, "PYTHONPATH": str(folder)}
 
 
 class AudioServer:
@@ -94,6 +146,7 @@ class AudioServer:
         self.raw_path = folder / "slave.raw"
         self.log_path = folder / "pulseaudio.log"
         self._socket = folder / "native.sock"
+        self._alsa_path = folder / "alsa.conf"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -104,7 +157,7 @@ class AudioServer:
             "HOME": str(self.folder),
             "XDG_RUNTIME_DIR": str(self.folder),
             "PULSE_SERVER": f"unix:{self._socket}",
-            "ALSA_CONFIG_PATH": str(self.folder / "alsa.conf"),
+            "ALSA_CONFIG_PATH": str(self._alsa_path),
         }
 
     def __enter__(self) -> "AudioServer":
@@ -116,7 +169,7 @@ class AudioServer:
             "raw": self.raw_path,
         }
         (self.folder / "pulse.pa").write_text(PULSE_SCRIPT.format(**settings))
-        (self.folder / "alsa.conf").write_text(ALSA_CONFIGURATION.format(**settings))
+        self._alsa_path.write_text(ALSA_CONFIGURATION.format(**settings))
         self.store_raw(np.zeros(self.sample_rate_hz, np.float32))  # no file, no device
         self.start()
         return self
@@ -166,9 +219,22 @@ class AudioServer:
 
     def unload_sink(self) -> None:
         """Remove the null sink, as if the sound card was pulled out."""
-        subprocess.run(
-            ["pactl", "unload-module", "module-null-sink"], env=self.environment, check=True
-        )
+        self._control("unload-module", "module-null-sink")
+
+    def load_sink(self, sample_rate_hz: int) -> None:
+        """Put the sink back in, with a rate that may be another one."""
+        options = (f"rate={sample_rate_hz}", "channels=1", "format=s16le", "norewinds=1")
+        self._control("load-module", "module-null-sink", "sink_name=testsink", *options)
+
+    def add_device(self, name: str, source: str) -> None:
+        """Show one more capture device to programs that look from now on."""
+        with self._alsa_path.open("a") as file:
+            file.write(ALSA_DEVICE.format(name=name, source=source, socket=self._socket))
+
+    def rename_device(self, name: str, new_name: str) -> None:
+        """Give a device another name for programs that look from now on."""
+        text = self._alsa_path.read_text().replace(f"pcm.{name} ", f"pcm.{new_name} ")
+        self._alsa_path.write_text(text)
 
     def play(self, path: Path) -> "subprocess.Popen[bytes]":
         """Start playing a sound file into the sink (its first 0.2 s may be clipped)."""
@@ -178,6 +244,11 @@ class AudioServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+        )
+
+    def _control(self, *command: str) -> None:
+        subprocess.run(
+            ["pactl", *command], env=self.environment, check=True, stdout=subprocess.DEVNULL
         )
 
     def _answers(self) -> bool:

@@ -1,42 +1,45 @@
 """A sound card, microphone or sound server as a source.
 
-Two threads meet here. PortAudio's own thread runs the callback, which only copies a block into a
-preallocated slot and counts what it could not take; the feeder's thread takes the slots out
-again in `DeviceSource.read`. `queue.SimpleQueue` carries the slot numbers: its `put` never
-blocks, and it never holds more than there are slots.
-
-PortAudio calls a stream "active" long after its device has died, so the age of the last block
-decides whether the source is lost.
+The device is opened and its callbacks run in a process of its own (see `portaudio`); the feeder's
+thread reads that process's pipe in `DeviceSource.read`. PortAudio calls a stream "active" long
+after its device has died, so the age of the last block decides whether the source is lost.
 """
 
-import queue
-import threading
 import time
-from types import ModuleType
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
 
+from streamcls.capture.arrival import ArrivalClock
 from streamcls.capture.portaudio import (
+    MAX_BLOCK_BYTES,
     InputDevice,
-    close_stream,
+    Record,
+    RecorderProcess,
+    explain_hang,
     find_device,
     list_devices,
-    open_stream,
+    read_devices,
 )
-from streamcls.capture.source import READ_WAIT_S, SampleFormat, SourceLost
+from streamcls.capture.source import SampleFormat, SourceLost
 from streamcls.errors import SourceError
 from streamcls.types import Block
-from streamcls.units import NS_PER_S, samples_to_ns
+from streamcls.units import NS_PER_S, ns_to_samples
 
 BLOCK_S = 0.01
-BUFFER_S = 3.0
-"""Native audio held for a feeder that is kept from running; then the callback drops blocks."""
 LATENCY_S = 0.1
 """Asked of the driver: room for a busy machine, small against a hop plus a window."""
+ANSWER_TIMEOUT_S = 10.0
+"""For PortAudio to look for devices, and again to open one; Bluetooth may take seconds."""
 FIRST_BLOCK_TIMEOUT_S = 6.0
 STALL_TIMEOUT_S = 3.0
-MAX_PLAUSIBLE_AGE_S = 5.0
+AGES_SETTLE_S = 2.0
+"""PulseAudio only guesses how old audio is when a stream begins; wrong by half a second."""
+LOSS_S = 0.25
+"""Audio that comes later than this by the count of frames, and no longer early again ..."""
+LOSS_CONFIRM_S = 1.0
+"""... for so long: frames are missing that no driver has reported."""
 DEFAULT_CHANNELS = 2
 
 DTYPES: dict[SampleFormat | None, str] = {None: "float32", "f32le": "float32", "s16le": "int16"}
@@ -72,8 +75,8 @@ class DeviceSource:
         self._wanted_rate_hz = sample_rate_hz
         self._wanted_channels = channels
         self._dtype = DTYPES[sample_format]
-        self._stream: Any = None
-        self._needs_rescan = False
+        self._process: RecorderProcess | None = None
+        self._blocks: Iterator[Block | None] = iter(())
 
     def __str__(self) -> str:
         return f"device:{self.name}" if self.name else "device"
@@ -83,108 +86,120 @@ class DeviceSource:
         self._choose_channels(find_device(self.name, list_devices()))
 
     def open(self) -> None:
-        """Open the device and start its callbacks."""
-        rescan, self._needs_rescan = self._needs_rescan, True  # until a block has come
-        self._stream = open_stream(self.name, rescan, self._make_stream)
-        self._last_block_s = time.monotonic()
+        """Start the process that will record; how that goes, `read` will tell."""
+        self._process = RecorderProcess()
+        self._blocks = self._record(self._process)
 
     def read(self) -> Block | None:
         """Return the next block; judges by its age whether the device is still alive."""
-        try:
-            slot = self._filled.get(timeout=READ_WAIT_S)
-        except queue.Empty:
-            self._check_alive()
-            return None
-        self._last_block_s = time.monotonic()
-        self._needs_rescan = False
-        self._seen_block = True
-        n_frames = int(self._slot_frames[slot])
-        samples = self._slots[slot, :n_frames].copy()
-        t_first_ns = self._find_time_ns(slot, n_frames)
-        missed_frames = int(self._slot_missed_frames[slot])
-        overflowed = bool(self._slot_overflowed[slot])
-        self._taken += 1  # from here on the callback may fill the slot again
-        lost_frames = missed_frames
-        if overflowed and self._expected_ns is not None:
-            # The driver does not say how much it lost. The clock does, roughly; at least one.
-            gap_ns = t_first_ns - self._expected_ns
-            lost_frames += max(1, gap_ns * self.sample_rate_hz // NS_PER_S - missed_frames)
-        self._expected_ns = t_first_ns + samples_to_ns(n_frames, self.sample_rate_hz)
-        return Block(samples, t_first_ns, lost_frames, xruns=overflowed + (missed_frames > 0))
+        return next(self._blocks)
 
     def close(self) -> None:
-        """Stop and close the stream; leaves a hanging one behind after a while."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            close_stream(stream)
+        """End the process, whatever it hangs in."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
 
-    def _make_stream(self, sounddevice: ModuleType, device: InputDevice) -> Any:
+    def _record(self, process: RecorderProcess) -> Iterator[Block | None]:
+        """Yield the blocks of one opening, and None when there was nothing for a while."""
+        message = yield from self._await_message(process, "list the sound devices")
+        device = find_device(self.name, read_devices(message))
+        process.open(self._make_order(device))
+        try:
+            yield from self._await_message(process, f"open {device.name!r}")
+        except SourceLost as error:
+            raise SourceLost(
+                f"sound device {device.name!r} cannot be opened ({error}); is it unplugged, in use "
+                "or limited to another sample_rate_hz or number of channels?"
+            ) from error
+        self._frames = 0
+        self._clock: ArrivalClock | None = None
+        self._late_since_ns: int | None = None
+        heard_s, limit_s = time.monotonic(), FIRST_BLOCK_TIMEOUT_S
+        while True:
+            try:
+                record = process.read()
+            except SourceLost as error:
+                raise SourceLost(f"{self}: {error}") from error
+            if record is not None:
+                heard_s, limit_s = time.monotonic(), STALL_TIMEOUT_S
+                yield self._make_block(record)
+            elif (silent_s := time.monotonic() - heard_s) > limit_s:
+                raise SourceLost(f"{self}: no audio for {silent_s:.1f} s (limit {limit_s:g} s)")
+            else:
+                yield None
+
+    def _await_message(
+        self, process: RecorderProcess, what: str
+    ) -> Generator[None, None, dict[str, Any]]:
+        deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
+        while (message := process.receive()) is None:
+            if time.monotonic() > deadline_s:
+                raise SourceLost(explain_hang(what, ANSWER_TIMEOUT_S))
+            yield None
+        return message
+
+    def _make_order(self, device: InputDevice) -> dict[str, Any]:
         self.channels = self._choose_channels(device)
         self.sample_rate_hz = self._wanted_rate_hz or device.default_sample_rate_hz
-        self._prepare()
-        return sounddevice.InputStream(
-            device=device.index,
-            samplerate=self.sample_rate_hz,
-            channels=self.channels,
-            blocksize=self._block_frames,
-            dtype=self._dtype,
-            latency=LATENCY_S,
-            callback=self._copy_block,
-            finished_callback=self._finished.set,
-        )
+        most_frames = MAX_BLOCK_BYTES // (self.channels * np.dtype(self._dtype).itemsize)
+        return {
+            "device": device.index,
+            "samplerate": self.sample_rate_hz,
+            "channels": self.channels,
+            "blocksize": max(1, min(round(BLOCK_S * self.sample_rate_hz), most_frames)),
+            "dtype": self._dtype,
+            "latency": LATENCY_S,
+        }
 
-    def _prepare(self) -> None:
-        self._block_frames = max(1, round(BLOCK_S * self.sample_rate_hz))
-        n_slots = round(BUFFER_S / BLOCK_S)
-        self._slots = np.zeros((n_slots, self._block_frames, self.channels), self._dtype)
-        self._slot_frames = np.zeros(n_slots, np.int64)
-        self._slot_called_ns = np.zeros(n_slots, np.int64)
-        self._slot_age_s = np.zeros(n_slots, np.float64)
-        self._slot_missed_frames = np.zeros(n_slots, np.int64)
-        self._slot_overflowed = np.zeros(n_slots, np.bool_)
-        self._filled: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._finished = threading.Event()
-        self._put = 0  # written by the callback only
-        self._missed_frames = 0  # written by the callback only
-        self._overflow_missed = False  # written by the callback only
-        self._taken = 0  # written by `read` only
-        self._expected_ns: int | None = None
-        self._seen_block = False
+    def _make_block(self, record: Record) -> Block:
+        samples = np.frombuffer(record.data, self._dtype).reshape(record.n_frames, self.channels)
+        taken_ns = record.called_ns - self._find_age_ns(record)
+        lost_frames = record.missed_frames
+        self._frames += lost_frames
+        hidden_frames = self._find_hidden_loss(record, taken_ns)
+        if hidden_frames or self._clock is None:
+            self._clock = ArrivalClock(self.sample_rate_hz)
+            self._late_since_ns = None
+        lost_frames += hidden_frames
+        self._frames += hidden_frames
+        self._clock.observe(self._frames, taken_ns)
+        t_first_ns = self._clock.time_ns(self._frames)
+        self._frames += record.n_frames
+        xruns = int(record.overflowed or lost_frames > 0)
+        return Block(samples, t_first_ns, lost_frames, xruns)
 
-    def _copy_block(self, data: np.ndarray, n_frames: int, times: Any, status: Any) -> None:
-        """PortAudio's callback: copy, note the time, count; nothing that can wait or fail."""
-        n_slots = self._slots.shape[0]
-        if self._put - self._taken >= n_slots:
-            self._missed_frames += n_frames
-            self._overflow_missed |= status.input_overflow
-            return
-        slot = self._put % n_slots
-        self._slots[slot, :n_frames] = data
-        self._slot_frames[slot] = n_frames
-        self._slot_called_ns[slot] = time.monotonic_ns()
-        self._slot_age_s[slot] = times.currentTime - times.inputBufferAdcTime
-        self._slot_missed_frames[slot] = self._missed_frames
-        self._slot_overflowed[slot] = status.input_overflow or self._overflow_missed
-        self._missed_frames = 0
-        self._overflow_missed = False
-        self._put += 1
-        self._filled.put(slot)
+    def _find_age_ns(self, record: Record) -> int:
+        """How old the first sample was in the callback: never younger than the block is long.
 
-    def _find_time_ns(self, slot: int, n_frames: int) -> int:
-        """Time of the slot's first sample; the base of PortAudio's times varies, ages do not."""
-        block_s = n_frames / self.sample_rate_hz
-        age_s = float(self._slot_age_s[slot])
-        if not 0.0 <= age_s <= MAX_PLAUSIBLE_AGE_S:
-            age_s = block_s  # no ADC time from this driver
-        return int(self._slot_called_ns[slot]) - round(max(age_s, block_s) * NS_PER_S)
+        The base of PortAudio's times varies, ages do not. Some drivers tell none, and some tell
+        nonsense at times.
+        """
+        block_s = record.n_frames / self.sample_rate_hz
+        is_settled = self._frames > AGES_SETTLE_S * self.sample_rate_hz
+        age_s = max(block_s, min(record.age_s, LOSS_S)) if is_settled else block_s
+        return round(age_s * NS_PER_S)
 
-    def _check_alive(self) -> None:
-        if self._finished.is_set():
-            raise SourceLost(f"{self}: the sound server or driver ended the stream")
-        silent_s = time.monotonic() - self._last_block_s
-        limit_s = STALL_TIMEOUT_S if self._seen_block else FIRST_BLOCK_TIMEOUT_S
-        if silent_s > limit_s:
-            raise SourceLost(f"{self}: no audio for {silent_s:.1f} s (limit {limit_s:g} s)")
+    def _find_hidden_loss(self, record: Record, taken_ns: int) -> int:
+        """Return how many frames are missing in front of this block that nobody has counted.
+
+        A driver that reports an overflow does not say how much it lost, and a sound server that
+        was kept from running may not report it at all; the clock knows, to some milliseconds.
+        """
+        if self._clock is None:
+            return 0
+        late_ns = taken_ns - self._clock.time_ns(self._frames)
+        if record.overflowed:
+            return max(1, ns_to_samples(late_ns, self.sample_rate_hz))
+        if late_ns < LOSS_S * NS_PER_S:
+            self._late_since_ns = None
+            return 0
+        if self._late_since_ns is None:
+            self._late_since_ns, self._least_late_ns = record.called_ns, late_ns
+        self._least_late_ns = min(self._least_late_ns, late_ns)
+        if record.called_ns - self._late_since_ns < LOSS_CONFIRM_S * NS_PER_S:
+            return 0
+        return ns_to_samples(self._least_late_ns, self.sample_rate_hz)
 
     def _choose_channels(self, device: InputDevice) -> int:
         wanted = self._wanted_channels

@@ -1,34 +1,43 @@
-"""PortAudio, the library under every sound device: loading, listing, opening, closing.
+"""PortAudio, the library under every sound device, kept in processes of their own.
 
-It is one per process and not thread-safe, so one lock guards it. Lessons built in: the list of
-devices is frozen when PortAudio initialises, and renewing it ends every open stream, so that is
-done only while none is open; closing a dead device can hang for ever, so it is done on a thread
-of its own with a deadline, and the clean-up at exit is left out when something hangs.
-
-`sounddevice` is imported only here and only on use: everything else works without PortAudio.
+Three of its habits make that worth a process for each stream: the devices it knows are those of
+the moment it was initialised, and looking again ends every open stream of the process; opening or
+closing a device that is stuck hangs for ever; and its callbacks would share Python's lock with
+everything else in the daemon. A `RecorderProcess` starts in a tenth of a second, always knows the
+present devices, and can be killed. See docs/decisions/0014-capture-processes.md.
 """
 
-import atexit
-import threading
-from collections.abc import Callable
+import contextlib
+import fcntl
+import json
+import os
+import select
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-from streamcls.capture.source import SourceLost
+import numpy as np
+
+from streamcls.capture import recorder
+from streamcls.capture.source import READ_WAIT_S, SourceLost
 from streamcls.errors import SourceError
 
-CLOSE_TIMEOUT_S = 2.0
+LIST_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 2.0
+PIPE_BYTES = 1 << 20
+"""Audio held for a feeder that is kept from running; then the recorder drops blocks, counted.
+The most that Linux gives to everyone: 2.5 s of 48 kHz stereo."""
+READ_BYTES = 1 << 16
+MAX_BLOCK_BYTES = select.PIPE_BUF - recorder.HEADER.size
+"""A larger block might be written to the pipe in part."""
 
 INSTALL_HINT = (
     "the PortAudio library is not installed, so no sound device can be used; install it with "
     "`apt-get install libportaudio2` (Debian, Ubuntu), `dnf install portaudio` (Fedora) or "
     "`brew install portaudio` (macOS); file: and pipe: sources work without it"
 )
-
-_lock = threading.Lock()
-_open_streams = 0
-"""Guarded by the lock; counts streams whose close has not come back, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,53 +52,169 @@ class InputDevice:
     is_default: bool
 
 
-def load_portaudio() -> ModuleType:
-    """Import sounddevice, which loads and initialises PortAudio.
+class Record(NamedTuple):
+    """A block as the callback took it."""
+
+    called_ns: int
+    """Monotonic time of the callback."""
+    age_s: float
+    """Of the first sample then, by PortAudio."""
+    n_frames: int
+    missed_frames: int
+    """Lost in front of this block because the pipe was full."""
+    overflowed: int
+    """The driver reported a loss since the block before."""
+    data: bytes
+
+
+class RecorderProcess:
+    """A `recorder` at work; belongs to the thread that made it.
 
     Raises:
-        SourceError: The library is missing, with the command that installs it.
+        SourceLost: The machine cannot start a process now.
     """
-    try:
-        import sounddevice
-    except OSError as error:
-        raise SourceError(INSTALL_HINT) from error
-    # Its own clean-up at exit hangs for ever in a dead device; ours looks first.
-    atexit.unregister(sounddevice._exit_handler)
-    atexit.unregister(_terminate)
-    atexit.register(_terminate)
-    return sounddevice
+
+    def __init__(self) -> None:
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", recorder.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # ALSA thinks aloud there
+                bufsize=0,
+            )
+        except OSError as error:
+            raise SourceLost(f"the recording process cannot be started: {error}") from error
+        assert self._process.stdout is not None
+        self._fd = self._process.stdout.fileno()
+        with contextlib.suppress(OSError):  # the user has used up what is allowed: 64 KiB remain
+            fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._received = bytearray()
+        self._frame_bytes = 0
+
+    def receive(self) -> dict[str, Any] | None:
+        """Return the next message, or None when none came within `READ_WAIT_S`.
+
+        Raises:
+            SourceError: PortAudio is not installed.
+            SourceLost: PortAudio or the recorder has failed.
+        """
+        end = self._received.find(b"\n")
+        if end < 0:
+            self._fill()
+            end = self._received.find(b"\n")
+        if end < 0:
+            return None
+        message: dict[str, Any] = json.loads(self._received[:end])
+        del self._received[: end + 1]
+        if "error" in message:
+            if message["kind"] == "OSError":  # what sounddevice says when it finds no library
+                raise SourceError(INSTALL_HINT)
+            raise SourceLost(message["error"])
+        return message
+
+    def open(self, order: dict[str, Any]) -> None:
+        """Ask for a device: the arguments of `sounddevice.RawInputStream`."""
+        assert self._process.stdin is not None
+        self._frame_bytes = order["channels"] * np.dtype(order["dtype"]).itemsize
+        with contextlib.suppress(BrokenPipeError):  # it has died: `receive` will find that out
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+
+    def read(self) -> Record | None:
+        """Return the next block, or None when none came within `READ_WAIT_S`.
+
+        Raises:
+            SourceLost: The driver has ended the stream, or the recorder died.
+        """
+        return self._take_record() or (self._take_record() if self._fill() else None)
+
+    def close(self) -> None:
+        """Kill the process; one that the kernel cannot end now is left behind."""
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILL_TIMEOUT_S)
+
+    def _take_record(self) -> Record | None:
+        received, size = self._received, recorder.HEADER.size
+        if len(received) < size:
+            return None
+        header = recorder.HEADER.unpack_from(received)
+        end = size + header[2] * self._frame_bytes
+        if end == size:  # no frames
+            del received[:size]
+            self.receive()
+        if len(received) < end:
+            return None
+        data = bytes(received[size:end])
+        del received[:end]
+        return Record._make((*header, data))
+
+    def _fill(self) -> bool:
+        """Take what is there, waiting for it if need be; tell whether there was anything."""
+        if not select.select([self._fd], [], [], READ_WAIT_S)[0]:
+            return False
+        data = os.read(self._fd, READ_BYTES)
+        if not data:
+            raise SourceLost(self._explain_end())
+        self._received += data
+        return True
+
+    def _explain_end(self) -> str:
+        try:
+            status = self._process.wait(KILL_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            status = None
+        if status == 0:
+            return "the sound server or driver ended the stream"
+        return f"the recording process died (exit status {status})"
 
 
-def list_devices() -> list[InputDevice]:
-    """Return the devices that can record, in PortAudio's order.
+def list_devices(timeout_s: float = LIST_TIMEOUT_S) -> list[InputDevice]:
+    """Return the devices that can record now, in PortAudio's order.
 
     Raises:
-        SourceError: PortAudio is not installed or does not start.
+        SourceError: PortAudio is not installed.
+        SourceLost: It does not answer in time, or fails.
     """
-    sounddevice = load_portaudio()
-    with _lock:
-        return _query_devices(sounddevice)
+    return read_devices(_look(timeout_s))
 
 
-def _query_devices(sounddevice: ModuleType) -> list[InputDevice]:
+def describe_portaudio() -> str:
+    """Return PortAudio's name and version.
+
+    Raises:
+        SourceError: As `list_devices`.
+    """
+    return _look(LIST_TIMEOUT_S)["version"].partition(",")[0]
+
+
+def _look(timeout_s: float) -> dict[str, Any]:
+    """Return the first message of a recorder that opens nothing."""
+    process = RecorderProcess()
     try:
-        infos = sounddevice.query_devices()
-        host_apis = sounddevice.query_hostapis()
-    except sounddevice.PortAudioError as error:
-        raise SourceLost(f"PortAudio cannot list the sound devices: {error}") from error
-    default_index = sounddevice.default.device[0]
-    return [
-        InputDevice(
-            index=index,
-            name=info["name"],
-            host_api=host_apis[info["hostapi"]]["name"],
-            max_channels=info["max_input_channels"],
-            default_sample_rate_hz=round(info["default_samplerate"]),
-            is_default=index == default_index,
-        )
-        for index, info in enumerate(infos)
-        if info["max_input_channels"] > 0
-    ]
+        deadline_s = time.monotonic() + timeout_s
+        while (message := process.receive()) is None:
+            if time.monotonic() > deadline_s:
+                raise SourceLost(explain_hang("list the sound devices", timeout_s))
+        return message
+    finally:
+        process.close()
+
+
+def read_devices(message: dict[str, Any]) -> list[InputDevice]:
+    """Return the devices in a recorder's first message."""
+    return [InputDevice(**device) for device in message["devices"]]
+
+
+def explain_hang(what: str, waited_s: float) -> str:
+    """Return what to say of PortAudio when it does not come back."""
+    return (
+        f"PortAudio cannot {what}: no answer for {waited_s:.0f} s; does the sound server or a "
+        "driver hang? Restart it, or unplug the device that is stuck"
+    )
 
 
 def find_device(name: str, devices: list[InputDevice]) -> InputDevice:
@@ -123,65 +248,3 @@ def find_device(name: str, devices: list[InputDevice]) -> InputDevice:
     if not devices:
         raise SourceLost(f"there is no {wanted}, nor any other that can record; plug one in")
     raise SourceLost(f"there is no {wanted} that can record; choose one of{listing}")
-
-
-def open_stream(name: str, rescan: bool, make: Callable[[ModuleType, InputDevice], Any]) -> Any:
-    """Find a device, open a stream on it and start it.
-
-    Args:
-        name: See `find_device`.
-        rescan: Look again what devices there are, if that disturbs nobody.
-        make: Opens the stream; called with the sounddevice module and the device.
-
-    Returns:
-        What `make` returned, to be given to `close_stream`.
-
-    Raises:
-        SourceLost: There is no such device now, or it cannot be opened.
-        SourceError: PortAudio is not installed.
-    """
-    global _open_streams
-    sounddevice = load_portaudio()
-    stream = None
-    try:
-        with _lock:
-            if rescan and not _open_streams:
-                sounddevice._terminate()
-                sounddevice._initialize()
-            device = find_device(name, _query_devices(sounddevice))
-            stream = make(sounddevice, device)
-            _open_streams += 1
-        stream.start()
-    except sounddevice.PortAudioError as error:
-        if stream is not None:
-            close_stream(stream)
-        raise SourceLost(
-            f"sound device {name!r} cannot be opened ({error}); is it unplugged, in use or limited "
-            "to another sample_rate_hz or number of channels?"
-        ) from error
-    return stream
-
-
-def close_stream(stream: Any) -> None:
-    """Stop and close a stream; gives up waiting after `CLOSE_TIMEOUT_S`."""
-    closer = threading.Thread(
-        target=_close_stream, args=(stream,), name="close sound device", daemon=True
-    )
-    closer.start()
-    closer.join(CLOSE_TIMEOUT_S)
-
-
-def _close_stream(stream: Any) -> None:
-    global _open_streams
-    # abort, not stop: stop waits for a block that a stalled device never delivers.
-    stream.abort(ignore_errors=True)
-    stream.close(ignore_errors=True)
-    with _lock:
-        _open_streams -= 1
-
-
-def _terminate() -> None:
-    import sounddevice
-
-    if not _open_streams and _lock.acquire(blocking=False):
-        sounddevice._exit_handler()

@@ -26,15 +26,12 @@ def check_software() -> Iterator[Finding]:
     version = importlib.metadata.version("streamcls")
     seen = f"streamcls {version}, Python {platform.python_version()}, {', '.join(versions)}"
     yield Finding("software", Grade.OK, seen)
-    from streamcls.capture.portaudio import load_portaudio
+    from streamcls.capture.portaudio import describe_portaudio
 
     try:
-        portaudio = load_portaudio()
+        yield Finding("portaudio", Grade.OK, describe_portaudio())
     except StreamclsError as error:
         yield Finding("portaudio", Grade.WARN, str(error))
-    else:
-        text = portaudio.get_portaudio_version()[1].partition(",")[0]
-        yield Finding("portaudio", Grade.OK, text)
 
 
 def check_accelerator() -> Iterator[Finding]:

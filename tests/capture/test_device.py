@@ -1,59 +1,134 @@
 """Devices for real: a PulseAudio server, its null sink and sources, through PortAudio.
 
-Capture runs in subprocesses, because PortAudio learns of the devices when it initialises.
+The feeder runs here, as in the daemon; what records is the process that it starts. Limits that
+are seconds in the field are shortened, so that a fault is noticed within the test.
 """
 
-import json
+import itertools
+import os
+import select
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 import pytest
 import soundfile
 
-from streamcls.capture.portaudio import InputDevice, find_device
+from streamcls.capture import Feeder, Source, SourceOptions, list_devices, parse_source
+from streamcls.capture import device as device_module
+from streamcls.capture import feeder as feeder_module
+from streamcls.capture import portaudio as portaudio_module
+from streamcls.capture.device import DeviceSource
+from streamcls.capture.portaudio import InputDevice, Record, find_device
 from streamcls.capture.source import SourceLost
+from streamcls.clock import read_utc_offset_ns
 from streamcls.errors import SourceError
+from streamcls.ring import Ring
+from streamcls.types import Block, Health, HealthState
 from streamcls.units import NS_PER_S
-from tests.audio_server import AudioServer
+from tests.audio_server import AudioServer, FifoWriter, hide_portaudio
 
-RECORDER = Path(__file__).parent / "recorder.py"
 RATE_HZ = 16_000
-FILESRC = ("sample_rate_hz=16000", "channels=1")
+HOP_SAMPLES = 160
+BITWISE = SourceOptions(sample_rate_hz=RATE_HZ, channels=1)
+DEADLINE_S = 20.0
 
 
-class Recording:
-    """A recorder at work, its reports and in the end its hops."""
+class Listener:
+    """A device with its feeder, and a reader that keeps all hops; closes with the context."""
 
-    def __init__(self, server: AudioServer, folder: Path, source: str, seconds: float, *options):
-        self.path = folder / "recorded.npz"
-        command = [sys.executable, "-W", "error", str(RECORDER), source, str(seconds)]
-        self.process = subprocess.Popen(
-            [*command, str(self.path), *options],
-            env=server.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # ALSA talks there
-            text=True,
-        )
-        self.reports: list[dict[str, Any]] = []
+    def __init__(self, spec: str, options: SourceOptions | None = None) -> None:
+        self._news = threading.Condition()
+        self._wake = threading.Event()
+        self.source = parse_source(spec, options)
+        assert isinstance(self.source, DeviceSource)
+        self.ring = Ring(10 * RATE_HZ, RATE_HZ, self._wake.set, utc_offset_ns=read_utc_offset_ns)
+        self.feeder = Feeder("heard", self.source, self.ring, 0, self._take)
+        self.reports: list[Health] = []
+        self.audio: list[np.ndarray] = []
+        self.starts: list[int] = []
+        self.losses: list[int] = []
+        self.times_ns: list[int] = []
+        self._reader = threading.Thread(target=self._read)
 
-    def wait_for(self, state: str) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.reports.append(json.loads(line))
-            if self.reports[-1]["state"] == state:
-                return self.reports[-1]
-        raise AssertionError(f"never became {state}: {self.reports}")
+    def __enter__(self) -> Self:
+        self._reader.start()
+        self.feeder.start()
+        return self
 
-    def finish(self) -> dict[str, np.ndarray]:
-        rest, _ = self.process.communicate(timeout=30)
-        assert self.process.returncode == 0
-        self.reports += [json.loads(line) for line in rest.splitlines()]
-        with np.load(self.path) as hops:
-            return dict(hops)
+    def __exit__(self, *exc_info: object) -> None:
+        assert self.feeder.stop()
+        self._reader.join()
+
+    def wait_for(self, state: HealthState, after: int = 0) -> Health:
+        """Return the first report of a state; earlier ones are skipped as asked."""
+        self._wait(lambda: any(r.state is state for r in self.reports[after:]))
+        return next(r for r in self.reports[after:] if r.state is state)
+
+    def wait_for_audio(self, seconds: float) -> None:
+        """Return when so much more has been read."""
+        wanted = len(self.audio) + round(seconds * RATE_HZ / HOP_SAMPLES)
+        self._wait(lambda: len(self.audio) >= wanted)
+
+    @property
+    def process_id(self) -> int:
+        """Of the process that records now."""
+        assert isinstance(self.source, DeviceSource)
+        assert self.source._process is not None
+        return self.source._process._process.pid
+
+    @property
+    def hole(self) -> int:
+        """Number of the hop behind the loss; a busy machine may add smaller ones."""
+        assert any(self.losses)
+        return int(np.argmax(self.losses))
+
+    def check_times_over_the_hole(self) -> None:
+        """Indices went on with time while nothing arrived, and nothing was lost unsaid."""
+        by_index_s = np.diff(self.starts)[self.hole - 1] / RATE_HZ
+        by_time_s = np.diff(self.times_ns)[self.hole - 1] / NS_PER_S
+        assert by_index_s == pytest.approx(by_time_s, abs=0.1)
+        assert self.feeder.health().dropped_samples == sum(self.losses)
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        with self._news:
+            assert self._news.wait_for(condition, DEADLINE_S), self.reports
+
+    def _take(self, health: Health) -> None:
+        with self._news:
+            self.reports.append(health)
+            self._news.notify_all()
+
+    def _read(self) -> None:
+        out = np.empty(HOP_SAMPLES, np.float32)
+        while not self.ring.ended:
+            self._wake.wait()
+            self._wake.clear()
+            while (hop := self.ring.read_hop(out)) is not None:
+                with self._news:
+                    self.audio.append(out[: hop.n_real].copy())
+                    self.starts.append(hop.sample_start)
+                    self.losses.append(hop.lost_samples)
+                    self.times_ns.append(self.ring.time_ns(hop.sample_start))
+                    self._news.notify_all()
+
+
+@pytest.fixture
+def server(audio_server: AudioServer, monkeypatch: pytest.MonkeyPatch) -> AudioServer:
+    """A server that recorders started from here see, and a feeder that is in a hurry."""
+    for name, value in audio_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(feeder_module, "RETRY_FIRST_S", 0.05)
+    monkeypatch.setattr(feeder_module, "RETRY_LONGEST_S", 0.2)
+    monkeypatch.setattr(device_module, "STALL_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(device_module, "FIRST_BLOCK_TIMEOUT_S", 2.5)
+    return audio_server
 
 
 def save_ramp(server: AudioServer, seconds: int) -> np.ndarray:
@@ -63,148 +138,350 @@ def save_ramp(server: AudioServer, seconds: int) -> np.ndarray:
     return ramp
 
 
+def play_count(server: AudioServer, path: Path, seconds: int) -> "subprocess.Popen[bytes]":
+    """Play, over and over, 4.1 s of samples that name their own position."""
+    count = np.resize(np.arange(-32768, 32768, dtype=np.int16), seconds * RATE_HZ)
+    soundfile.write(path, count, RATE_HZ)
+    return server.play(path)
+
+
+def read_block(source: Source) -> Block:
+    while (block := source.read()) is None:
+        pass
+    return block
+
+
+def read_count(audio: np.ndarray) -> np.ndarray:
+    return np.round(np.asarray(audio) * 32768).astype(np.int64)
+
+
 @pytest.mark.pulseaudio
-def test_monitor_hears_what_is_played(audio_server: AudioServer, tmp_path: Path) -> None:
+def test_monitor_hears_what_is_played(server: AudioServer, tmp_path: Path) -> None:
     """At the device's own rate and channels (44.1 kHz stereo here), resampled."""
     t_s = np.arange(RATE_HZ) / RATE_HZ
     tone = np.concatenate([np.zeros(RATE_HZ // 2), 0.5 * np.sin(2 * np.pi * 1000 * t_s)])
     soundfile.write(tmp_path / "tone.wav", tone, RATE_HZ)
     began_ns = time.time_ns()
-    recording = Recording(audio_server, tmp_path, "device:mon", 5)
-    recording.wait_for("live")
-    assert audio_server.play(tmp_path / "tone.wav").wait(20) == 0
-    hops = recording.finish()
-    level = np.sqrt(np.mean(hops["audio"] ** 2, axis=1))
+    with Listener("device:mon") as listener:
+        listener.wait_for(HealthState.LIVE)
+        assert server.play(tmp_path / "tone.wav").wait(20) == 0
+        listener.wait_for_audio(0.1)
+    audio = np.array(listener.audio[:-1])
+    level = np.sqrt(np.mean(audio**2, axis=1))
     loud = np.flatnonzero(level > 0.1)
-    assert 0.95 <= loud.size * hops["audio"].shape[1] / RATE_HZ <= 1.05
+    assert 0.95 <= loud.size * HOP_SAMPLES / RATE_HZ <= 1.05
     assert loud[-1] - loud[0] == loud.size - 1  # in one piece
     assert np.median(level[loud]) == pytest.approx(0.5 / np.sqrt(2), rel=0.02)
-    sound = hops["audio"][loud[1:-1]].ravel()
+    sound = audio[loud[1:-1]].ravel()
     strongest_hz = np.argmax(np.abs(np.fft.rfft(sound))) * RATE_HZ / sound.size
     assert strongest_hz == pytest.approx(1000, abs=3)
-    assert not hops["losses"].any()
-    assert np.all(np.diff(hops["times_ns"]) > 0)
-    assert began_ns < hops["times_ns"][0] < hops["times_ns"][-1] < time.time_ns()
+    assert not any(listener.losses)
+    assert np.all(np.diff(listener.times_ns) > 0)
+    assert began_ns < listener.times_ns[0] < listener.times_ns[-1] < time.time_ns()
 
 
 @pytest.mark.pulseaudio
-def test_samples_arrive_bit_exactly(audio_server: AudioServer, tmp_path: Path) -> None:
-    ramp = save_ramp(audio_server, 6)
-    hops = Recording(audio_server, tmp_path, "device:filesrc", 4, *FILESRC).finish()
-    heard = hops["audio"].ravel()
-    assert heard.size > RATE_HZ
+def test_float_samples_arrive_bit_exactly(server: AudioServer) -> None:
+    ramp = save_ramp(server, 4)
+    with Listener("device:filesrc", BITWISE) as listener:
+        listener.wait_for_audio(1.0)
+    heard = np.concatenate(listener.audio)
     np.testing.assert_array_equal(heard, ramp[: heard.size])
 
 
 @pytest.mark.pulseaudio
-def test_int16_samples_arrive_bit_exactly(audio_server: AudioServer, tmp_path: Path) -> None:
-    ramp = np.arange(-32768, 32767, dtype=np.int16)
-    audio_server.store_raw(ramp)
-    options = (*FILESRC, 'sample_format="s16le"')
-    hops = Recording(audio_server, tmp_path, "device:filesrc", 4, *options).finish()
-    heard = hops["audio"].ravel()[: ramp.size]
-    assert heard.size > RATE_HZ
-    np.testing.assert_array_equal(heard * 32768, ramp[: heard.size])
+def test_int16_samples_of_many_channels_arrive_bit_exactly(server: AudioServer) -> None:
+    """Sixteen channels: a block is shorter than 10 ms, so that the pipe takes it whole."""
+    n_channels = 16
+    count = np.arange(-32768, 32767, dtype=np.int16)
+    server.store_raw(np.repeat(count, n_channels))
+    options = SourceOptions(sample_rate_hz=RATE_HZ, channels=n_channels, sample_format="s16le")
+    with Listener("device:filesrc", options) as listener:
+        listener.wait_for_audio(1.0)
+    heard = read_count(np.concatenate(listener.audio))[: count.size]
+    np.testing.assert_array_equal(heard, count[: heard.size])
 
 
 @pytest.mark.pulseaudio
-def test_loss_is_exact_when_nobody_reads(audio_server: AudioServer, tmp_path: Path) -> None:
-    ramp = save_ramp(audio_server, 12)
-    options = (*FILESRC, "read_after_s=5.5")
-    recording = Recording(audio_server, tmp_path, "device:filesrc", 8, *options)
-    hops = recording.finish()
-    starts = hops["starts"]
-    assert np.count_nonzero(hops["losses"]) == 1
-    assert hops["losses"].sum() > 0
-    for start, audio in zip(starts, hops["audio"], strict=True):
+def test_loss_is_exact_when_nobody_reads(
+    server: AudioServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portaudio_module, "PIPE_BYTES", 1 << 16)  # a second
+    ramp = save_ramp(server, 8)
+    with Listener("device:filesrc", BITWISE) as listener:
+        listener.wait_for_audio(0.3)
+        read = listener.source.read
+        held = threading.Event()
+
+        def read_late() -> Block | None:
+            if not held.is_set():
+                time.sleep(2.0)
+                held.set()
+            return read()
+
+        listener.source.read = read_late
+        assert held.wait(DEADLINE_S)
+        listener.wait_for_audio(2.0)
+    assert 0 < listener.losses[listener.hole] < 2 * RATE_HZ
+    for start, audio in zip(listener.starts, listener.audio, strict=True):
         np.testing.assert_array_equal(audio, ramp[start : start + audio.size])
-    assert recording.reports[-1]["xruns"] == 1
+    assert listener.feeder.health().xruns == np.count_nonzero(listener.losses)
 
 
 @pytest.mark.pulseaudio
-def test_recovers_by_name_when_the_server_comes_back(
-    audio_server: AudioServer, tmp_path: Path
+def test_losses_equal_what_a_reference_recording_says(server: AudioServer, tmp_path: Path) -> None:
+    """The recording process is killed while numbered samples are played."""
+    options = SourceOptions(sample_rate_hz=RATE_HZ, channels=1, sample_format="s16le")
+    player = play_count(server, tmp_path / "count.wav", 8)
+    with Listener("device:mon", options) as listener:
+        listener.wait_for_audio(1.5)
+        os.kill(listener.process_id, signal.SIGKILL)
+        lost = listener.wait_for(HealthState.LOST)
+        assert lost.reason == "device:mon: the recording process died (exit status -9)"
+        back = listener.wait_for(HealthState.LIVE, len(listener.reports))
+        assert "arrives again" in back.reason
+        listener.wait_for_audio(1.5)
+    player.kill()
+    player.wait()
+    before, after = listener.audio[listener.hole - 1], listener.audio[listener.hole]
+    numbers = read_count(np.array([before[-1], after[0]]))
+    really_lost = (numbers[1] - numbers[0] - 1) % 65536
+    assert RATE_HZ / 100 < really_lost < 4 * RATE_HZ
+    # To the fragments in which this server hands out samples, and late ones on a busy machine.
+    assert listener.losses[listener.hole] == pytest.approx(really_lost, abs=0.1 * RATE_HZ)
+    listener.check_times_over_the_hole()
+
+
+@pytest.mark.pulseaudio
+def test_a_device_pulled_out_comes_back_with_another_rate(server: AudioServer) -> None:
+    with Listener("device:mon") as listener:
+        listener.wait_for(HealthState.LIVE)
+        server.unload_sink()
+        lost = listener.wait_for(HealthState.LOST)
+        assert "no audio for 0." in lost.reason
+        listener.wait_for(HealthState.RECOVERING)
+        server.load_sink(48_000)
+        listener.wait_for(HealthState.LIVE, len(listener.reports))
+        listener.wait_for_audio(0.3)
+    listener.check_times_over_the_hole()
+
+
+@pytest.mark.pulseaudio
+def test_a_server_that_dies_and_comes_back_is_heard_again(server: AudioServer) -> None:
+    with Listener("device:mon") as listener:
+        listener.wait_for(HealthState.LIVE)
+        server.kill()
+        lost = listener.wait_for(HealthState.LOST)
+        # PortAudio says so at once or, as often, never.
+        assert "ended the stream" in lost.reason or "no audio for 0." in lost.reason
+        attempt = listener.wait_for(HealthState.RECOVERING, len(listener.reports))
+        assert "attempt 2 in 0.1 s" in attempt.reason
+        server.start()
+        listener.wait_for(HealthState.LIVE, len(listener.reports))
+        listener.wait_for_audio(0.3)
+    listener.check_times_over_the_hole()
+
+
+@pytest.mark.pulseaudio
+def test_a_frozen_server_is_noticed_again_and_again_and_heard_when_it_thaws(
+    server: AudioServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recording = Recording(audio_server, tmp_path, "device:mon", 8)
-    recording.wait_for("live")
-    audio_server.kill()
-    lost = recording.wait_for("lost")
-    assert "ended the stream" in lost["reason"]
-    recording.wait_for("recovering")
-    audio_server.start()
-    recording.wait_for("live")
-    hops = recording.finish()
-    (hole,) = np.flatnonzero(hops["losses"])
-    assert 0 < hole < hops["losses"].size - 1
-    # The indices kept matching time over the outage.
-    by_index_s = np.diff(hops["starts"])[hole - 1] / RATE_HZ
-    by_time_s = np.diff(hops["times_ns"])[hole - 1] / NS_PER_S
-    assert by_index_s == pytest.approx(by_time_s, abs=0.1)
-    assert recording.reports[-1]["dropped_samples"] == hops["losses"].sum()
+    monkeypatch.setattr(device_module, "ANSWER_TIMEOUT_S", 0.5)
+    with Listener("device:mon") as listener:
+        listener.wait_for(HealthState.LIVE)
+        server.freeze()
+        listener.wait_for(HealthState.LOST)
+        attempt = listener.wait_for(HealthState.RECOVERING, len(listener.reports))
+        assert "PortAudio cannot list the sound devices: no answer for" in attempt.reason
+        server.thaw()
+        monkeypatch.setattr(device_module, "ANSWER_TIMEOUT_S", 10.0)
+        listener.wait_for(HealthState.LIVE, len(listener.reports))
+    listener.check_times_over_the_hole()
+    server.freeze()
+    with pytest.raises(SourceLost, match="no answer for 0 s"):
+        list_devices(timeout_s=0.3)
 
 
 @pytest.mark.pulseaudio
-def test_a_frozen_server_is_noticed_and_does_not_hold_us(
-    audio_server: AudioServer, tmp_path: Path
+def test_a_stuck_device_is_tried_on_while_another_one_is_undisturbed(server: AudioServer) -> None:
+    """Every attempt looks for devices anew, in a process of its own."""
+    ramp = save_ramp(server, 10)
+    with (
+        FifoWriter(server.pipe_path) as card,
+        Listener("device:filesrc", BITWISE) as other,
+        Listener("device:pipesrc", BITWISE) as stuck,
+    ):
+        stuck.wait_for(HealthState.LIVE)
+        other.wait_for(HealthState.LIVE)
+        card.value = None
+        lost = stuck.wait_for(HealthState.LOST)
+        assert lost.reason.startswith("device:pipesrc: no audio for 0.")
+        stuck.wait_for(HealthState.RECOVERING, len(stuck.reports))
+        card.value = 0
+        stuck.wait_for(HealthState.LIVE, len(stuck.reports))
+        other.wait_for_audio(0.1)
+    heard = np.concatenate(other.audio)
+    np.testing.assert_array_equal(heard, ramp[: heard.size])
+    assert not any(other.losses)
+    assert [r.state for r in other.reports] == [HealthState.STARTING, HealthState.LIVE]
+
+
+@pytest.mark.pulseaudio
+def test_a_device_is_found_when_it_appears_and_lost_when_it_gets_another_name(
+    server: AudioServer,
 ) -> None:
-    recording = Recording(audio_server, tmp_path, "device:mon", 7)
-    recording.wait_for("live")
-    audio_server.freeze()
-    lost = recording.wait_for("lost")
-    assert "no audio for" in lost["reason"]
-    recording.finish()  # PortAudio hangs in that process; it exits all the same
-    audio_server.thaw()
+    ramp = save_ramp(server, 6)
+    with Listener("device:filesrc", BITWISE) as other, Listener("device:attic") as late:
+        other.wait_for(HealthState.LIVE)
+        lost = late.wait_for(HealthState.LOST)
+        assert lost.reason.startswith("there is no sound device 'attic' that can record; choose")
+        server.add_device("usb_attic", "testsink.monitor")
+        late.wait_for(HealthState.LIVE)
+        server.rename_device("usb_attic", "usb_cellar")
+        os.kill(late.process_id, signal.SIGKILL)  # as if it was pulled out and put in elsewhere
+        renamed = late.wait_for(HealthState.RECOVERING, len(late.reports))
+        while "usb_cellar" not in renamed.reason:
+            renamed = late.wait_for(HealthState.RECOVERING, late.reports.index(renamed) + 1)
+        server.rename_device("usb_cellar", "the_attic")
+        late.wait_for(HealthState.LIVE, len(late.reports))
+        other.wait_for_audio(0.1)
+    heard = np.concatenate(other.audio)
+    np.testing.assert_array_equal(heard, ramp[: heard.size])
+    assert not any(other.losses)
 
 
 @pytest.mark.pulseaudio
-def test_devices_are_listed_and_found(audio_server: AudioServer) -> None:
+def test_a_microphone_of_zeros_is_silent_until_it_is_heard(
+    server: AudioServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeder_module, "SILENCE_S", 0.3)
+    with FifoWriter(server.pipe_path) as card, Listener("device:pipesrc") as listener:
+        silent = listener.wait_for(HealthState.SILENT)
+        assert silent.reason == "digital silence for 0.3 s; muted?"
+        card.value = 1000
+        listener.wait_for(HealthState.LIVE, len(listener.reports))
+    assert not any(listener.losses)
+
+
+@pytest.mark.pulseaudio
+def test_recorders_do_not_heed_signals_and_leave_with_their_parent(server: AudioServer) -> None:
+    """Ctrl-C and systemd reach the whole group; a killed daemon leaves nothing behind."""
     program = """
-from streamcls.capture import list_devices, parse_source
-from streamcls.errors import SourceError
-print([d.name for d in list_devices()])
-parse_source("device:filesrc").check()
-try:
-    parse_source("device:microphone").check()
-except SourceError as error:
-    print(error)
+import sys
+from streamcls.capture import parse_source
+source = parse_source("device:mon")
+source.open()
+while source.read() is None:
+    pass
+print(source._process._process.pid, flush=True)
+sys.stdin.read()
 """
-    answer = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        env=audio_server.environment,
-        capture_output=True,
-        text=True,
-        check=True,
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    names, *message = answer.stdout.splitlines()
-    assert {"mon", "pipesrc", "filesrc"} <= set(json.loads(names.replace("'", '"')))
-    assert message[0].startswith("there is no sound device 'microphone' that can record; choose")
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    recorder_id = int(parent.stdout.readline())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(recorder_id, number)
+    handle = os.pidfd_open(recorder_id)
+    assert not is_over(handle, 0.1)
+    server.freeze()  # PortAudio hangs in there
+    parent.kill()
+    parent.communicate()
+    assert is_over(handle, DEADLINE_S)
+    os.close(handle)
+
+
+def is_over(handle: int, timeout_s: float) -> bool:
+    return bool(select.select([handle], [], [], timeout_s)[0])
+
+
+class ScriptedProcess:
+    """What a recorder says when a driver misbehaves as no server here can be made to."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self.messages = iter([{"devices": [vars_of(DEVICES[2])]}, {"opened": True}])
+        self.records = iter(records)
+        self.receive = lambda: next(self.messages)
+        self.read = lambda: next(self.records)
+
+    def open(self, order: dict[str, object]) -> None:
+        assert order["device"] == 4
+
+
+def vars_of(device: InputDevice) -> dict[str, object]:
+    return {name: getattr(device, name) for name in InputDevice.__slots__}
+
+
+def feed(records: list[Record]) -> list[Block]:
+    source = DeviceSource("", RATE_HZ, 1)
+    process = ScriptedProcess(records)
+    blocks = source._record(process)  # pyright: ignore[reportArgumentType]
+    return [block for block in itertools.islice(blocks, len(records)) if block is not None]
+
+
+def record_at(frame: int, called_s: float, age_s: float = 0.01, overflowed: int = 0) -> Record:
+    data = np.full(160, frame, np.float32).tobytes()
+    return Record(round(called_s * NS_PER_S), age_s, 160, 0, overflowed, data)
+
+
+def test_a_loss_that_the_driver_reports_is_measured_by_the_clock() -> None:
+    """Its blocks come in bursts of three; 100 ms are lost in front of block 300."""
+    records = []
+    for k in range(400):
+        burst_s = (k // 3 * 3 + 3) * 0.01 + 0.1 * (k >= 300)
+        age_s = burst_s - k * 0.01 - 0.1 * (k >= 300)
+        records.append(record_at(k, burst_s, age_s, overflowed=int(k == 300)))
+    blocks = feed(records)
+    assert [k for k, block in enumerate(blocks) if block.lost_frames] == [300]
+    assert blocks[300].lost_frames == pytest.approx(0.1 * RATE_HZ, abs=2)
+    assert blocks[300].xruns == 1
+    times_ns = np.array([block.t_first_ns for block in blocks])
+    np.testing.assert_allclose(np.diff(times_ns[2:300]), NS_PER_S / 100, atol=1)
+
+
+def test_a_loss_that_no_driver_reports_is_found_and_a_stall_that_is_caught_up_is_none() -> None:
+    lost_s = 0.4
+    records, now_s = [], 0.0
+    for k in range(600):
+        due_s = (k + 1) * 0.01 + lost_s * (k >= 300)
+        now_s = due_s if not 100 <= k < 250 else max(2.5, due_s)  # then 150 blocks at once
+        records.append(record_at(k, now_s, now_s - due_s + 0.01))
+    blocks = feed(records)
+    (at,) = [k for k, block in enumerate(blocks) if block.lost_frames]
+    assert 300 < at <= 402  # once it has lasted
+    assert blocks[at].lost_frames == lost_s * RATE_HZ
+    assert blocks[at].xruns == 1
+    assert blocks[-1].t_first_ns == round((599 * 0.01 + lost_s) * NS_PER_S)
+
+
+@pytest.mark.pulseaudio
+def test_devices_are_listed_and_found(server: AudioServer) -> None:
+    assert {"mon", "pipesrc", "filesrc"} <= {device.name for device in list_devices()}
+    parse_source("device:filesrc").check()
+    with pytest.raises(SourceError) as caught:
+        parse_source("device:microphone").check()
+    message = str(caught.value)
+    assert message.startswith("there is no sound device 'microphone' that can record; choose")
     assert "  0: mon (ALSA)" in message
 
 
-def test_without_portaudio_the_message_says_what_to_install(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", np.zeros(1600), RATE_HZ)
-    program = f"""
-import ctypes.util
-ctypes.util.find_library = lambda name: None
-from streamcls.capture import list_devices, parse_source
-from streamcls.errors import SourceError
-for call in (list_devices, parse_source("device").check, parse_source("device").open):
-    try:
-        call()
-    except SourceError as error:
-        print(error)
-source = parse_source("file:{tmp_path / "a.wav"}")
-source.open()
-print(source.sample_rate_hz)
-source.close()
-"""
-    answer = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
-    )
-    *messages, rate = answer.stdout.splitlines()
-    assert len(messages) == 3
-    assert all("apt-get install libportaudio2" in message for message in messages)
-    assert rate == "16000"
+def test_without_portaudio_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in hide_portaudio(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SourceError, match="apt-get install libportaudio2"):
+        list_devices()
+    source = parse_source("device:")
+    with pytest.raises(SourceError, match="apt-get install libportaudio2"):
+        source.check()
+    source.open()
+    with pytest.raises(SourceError, match="apt-get install libportaudio2") as caught:
+        read_block(source)
+    assert not isinstance(caught.value, SourceLost)  # no use trying again
+    source.close()
 
 
 DEVICES = [

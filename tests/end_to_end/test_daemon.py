@@ -13,6 +13,7 @@ import soundfile
 
 from streamcls.client import ControlClient
 from streamcls.publish.schema import HealthMessage, PredictionMessage
+from tests.audio_server import hide_portaudio
 from tests.end_to_end.conftest import Launcher
 
 RATE_HZ = 16_000
@@ -203,24 +204,15 @@ def test_endpoint_in_use_is_refused(launcher: Launcher, model, tmp_path) -> None
 def test_without_portaudio_files_work_and_devices_say_what_is_missing(
     launcher: Launcher, model, tmp_path
 ) -> None:
-    """PortAudio is hidden from the child as if the package were not installed."""
     path = write_noise(tmp_path / "noise.wav", 1.5)
-    program = tmp_path / "without_portaudio.py"
-    program.write_text(
-        "import ctypes.util, sys\n"
-        "find = ctypes.util.find_library\n"
-        "ctypes.util.find_library = lambda n: None if 'portaudio' in n.lower() else find(n)\n"
-        "from streamcls.cli import main\n"
-        "sys.exit(main())\n"
-    )
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         sockets = ["--endpoint", f"ipc://{tmp_path}/p", "--control", f"ipc://{tmp_path}/c"]
         return subprocess.run(
-            [sys.executable, str(program), "run", "--model", model, *arguments, *sockets],
+            [sys.executable, "-m", "streamcls", "run", "--model", model, *arguments, *sockets],
             capture_output=True,
             text=True,
-            env=launcher.environment,
+            env={**launcher.environment, **hide_portaudio(tmp_path)},
             timeout=120,
         )
 
