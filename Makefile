@@ -7,7 +7,7 @@ BIN := .venv/bin
 SETUP := uv.lock pyproject.toml scripts/bootstrap.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench train-digits train-commands train-environment demo-recording man clean
+.PHONY: help setup demo test lint bench soak train-digits train-commands train-environment demo-recording man clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ test: $(DEV) ## Run lint and every test.
 
 bench: $(DEV) ## Measure this machine; see benchmarks/.
 	@$(BIN)/python -m benchmarks
+
+HOURS := 24
+STREAMS := 8
+SEED := 1
+soak: $(DEV) ## Run HOURS of audio with faults over STREAMS streams; the ledger must balance.
+	@$(BIN)/python -m scripts.soak --hours $(HOURS) --streams $(STREAMS) --seed $(SEED)
 
 train-digits: $(DEV) ## Train the shipped model "digits" from ../shared/data.
 	@scripts/bootstrap.sh voices

@@ -38,7 +38,7 @@ from streamcls.roster import AWAY, Roster
 from streamcls.served import ServedModel, load_model
 from streamcls.signals import stop_on_signals
 from streamcls.summary import Summary, report
-from streamcls.types import Health, HealthState
+from streamcls.types import HealthState
 from streamcls.units import samples_to_ms
 
 _WATCH_PERIOD_S = 0.2
@@ -274,6 +274,7 @@ class Daemon:
             windows=self._engine.windows if self._engine else 0,
             latency=self._engine.latency if self._engine else None,
             health=self._roster.healths(),
+            ledgers=self._roster.ledgers(),
             events=self._roster.count_events(),
             messages_sent=publisher["sent"],
             messages_dropped=sum(publisher["dropped"].values()),
@@ -317,7 +318,7 @@ class Daemon:
         self._roster.build(params.stream, config.streams[params.stream])
         return self._roster.describe_stream(params.stream)
 
-    def _remove_stream(self, params: StreamParams) -> Health:
+    def _remove_stream(self, params: StreamParams) -> dict[str, Any]:
         """Control method ``streams.remove``."""
         return self._roster.remove(params.stream)
 

@@ -218,6 +218,14 @@ class Ring:
         return self.index_end - self._index
 
     @property
+    def waiting(self) -> int:
+        """Samples that were stored and neither read nor given up (yet).
+
+        ``written == read + discarded + overrun_samples + waiting``.
+        """
+        return self.written - self.read - self.discarded - self.overrun_samples
+
+    @property
     def ended(self) -> bool:
         """The writer has closed the ring and everything was read."""
         return self._closed and self.pending == 0

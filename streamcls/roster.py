@@ -59,6 +59,10 @@ class Stream:
     events: EventSettings
     detector: EventDetector
 
+    def ledger(self) -> dict[str, int]:
+        """Return where the captured samples are that were not dropped."""
+        return {"heard_samples": self.ring.read, "waiting_samples": self.ring.waiting}
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -151,18 +155,19 @@ class Roster:
             self._ingest.add(stream.feeder)
         stream.feeder.start(self._pacer)
 
-    def remove(self, name: str) -> Health:
+    def remove(self, name: str) -> dict[str, Any]:
         """End a stream: no prediction follows, its events end, its state is published once more.
 
         Returns:
-            The state that was published.
+            The state that was published, and the stream's ledger.
 
         Raises:
             ConfigError: There is no such stream.
         """
         with self._lock:
             stream = self._find(name)
-            return self._remove(name, stream, "removed by request")
+            health = self._remove(name, stream, "removed by request")
+            return {**dataclasses.asdict(health), **stream.ledger()}
 
     def _remove(self, name: str, stream: Stream, reason: str) -> Health:
         engine = self._engine
@@ -381,6 +386,10 @@ class Roster:
         """Return state and totals of every stream."""
         return [stream.feeder.health() for stream in self._streams.values()]
 
+    def ledgers(self) -> dict[str, dict[str, int]]:
+        """Return the ledger of every stream."""
+        return {name: stream.ledger() for name, stream in self._streams.items()}
+
     def describe(self) -> list[dict[str, Any]]:
         """Return every stream for the control method ``streams.list``."""
         return [self.describe_stream(name) for name in self._streams]
@@ -396,6 +405,7 @@ class Roster:
             "stream": name,
             "source": hide_credentials(stream.config.source),
             "health": stream.feeder.health(),
+            "ledger": stream.ledger(),
             "events": stream.detector.summarise()._asdict(),
         }
 

@@ -29,7 +29,8 @@ class Summary:
         events: How many events were ``opened`` and ``closed``.
         messages_sent: Messages given to ZeroMQ.
         messages_dropped: Messages the publisher had to drop (each leaves a hole in ``seq``).
-        streams: State and losses of each stream.
+        streams: State and losses of each stream; ``heard_samples`` went through the model,
+            ``waiting_samples`` were captured and came too late for it.
         failed_streams: Streams whose source gave up.
     """
 
@@ -51,6 +52,7 @@ class Summary:
         windows: int,
         latency: LatencyHistogram | None,
         health: list[Health],
+        ledgers: dict[str, dict[str, int]],
         events: tuple[int, int],
         messages_sent: int,
         messages_dropped: int,
@@ -71,7 +73,10 @@ class Summary:
             messages_sent=messages_sent,
             messages_dropped=messages_dropped,
             streams={
-                item.stream: {key: value for key, value in asdict(item).items() if key != "stream"}
+                item.stream: {
+                    **{key: value for key, value in asdict(item).items() if key != "stream"},
+                    **ledgers.get(item.stream, {}),
+                }
                 for item in health
             },
             failed_streams=tuple(h.stream for h in health if h.state is HealthState.FAILED),
