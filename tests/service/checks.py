@@ -18,7 +18,7 @@ from typing import Any
 UNIT = "streamcls.service"
 CONFIG = Path("/etc/streamcls/streamcls.toml")
 RECORDING = Path("/srv/long.wav")
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 def call(*command: str, status: int = 0) -> str:
@@ -189,6 +189,29 @@ def check_a_second_service_is_ready_although_its_source_is_missing() -> None:
     call("streamcls", "service", "uninstall", "--name", "yard")
     assert show("LoadState", unit=unit) == {"LoadState": "not-found"}
     assert show("ActiveState") == {"ActiveState": "active"}
+
+
+def check_the_manager_of_a_user_takes_the_unit_of_a_user() -> None:
+    import pwd
+
+    call("useradd", "--create-home", "tester")
+    uid = pwd.getpwnam("tester").pw_uid
+    call("systemctl", "start", f"user@{uid}.service")
+    runtime = f"XDG_RUNTIME_DIR=/run/user/{uid}"
+
+    def as_user(*command: str) -> str:
+        return call("runuser", "-u", "tester", "--", "env", runtime, "HOME=/home/tester", *command)
+
+    said = as_user("streamcls", "service", "install", "--no-start")
+    assert "systemctl --user enable streamcls.service" in said
+    properties = "--property=LoadState,UnitFileState,Type,ExecStart"
+    shown = as_user("systemctl", "--user", "show", properties, UNIT)
+    assert "LoadState=loaded\n" in shown
+    assert "UnitFileState=enabled\n" in shown
+    assert "Type=notify" in shown
+    assert "run /home/tester/.config/streamcls/streamcls.toml ;" in shown
+    as_user("streamcls", "service", "uninstall")
+    assert "LoadState=not-found" in as_user("systemctl", "--user", "show", properties, UNIT)
 
 
 def check_the_status_line_has_live_figures() -> None:

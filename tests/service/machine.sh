@@ -3,6 +3,7 @@
 #
 #   unshare --mount --propagation private machine.sh FOLDER WHEEL CHECKOUT
 #
+# MACHINE_ROOT names the root of another system to boot instead, as debootstrap makes it.
 # FOLDER/out receives what checks.py found. Nothing outside FOLDER and this mount namespace changes:
 # the root is an overlay whose upper layer is in memory.
 set -eu
@@ -13,11 +14,16 @@ mount -t tmpfs none "$folder/memory"
 mkdir "$folder/memory/upper" "$folder/memory/work" "$folder/memory/root"
 root=$folder/memory/root
 mount -t overlay overlay \
-    -o "lowerdir=/,upperdir=$folder/memory/upper,workdir=$folder/memory/work" "$root"
+    -o "lowerdir=${MACHINE_ROOT:-/},upperdir=$folder/memory/upper,workdir=$folder/memory/work" "$root"
 
 # With the network of this machine, which the booted one does not have.
 mkdir "$root/ci"
 cp "$wheel" "$checkout"/deploy/install.sh "$checkout"/tests/service/checks.py "$root/ci/"
+if [ -n "${MACHINE_ROOT:-}" ]; then
+    cp "$(command -v uv)" "$root/usr/local/bin/"
+    rm -rf "$root/etc/ssl/certs"
+    cp -aL /etc/ssl/certs "$root/etc/ssl/certs"
+fi
 [ -z "${UV_CONSTRAINT:-}" ] || cp "$UV_CONSTRAINT" "$root/ci/constraints.txt"
 for each in dev proc sys; do mount --rbind "/$each" "$root/$each"; done
 UV_CONSTRAINT=${UV_CONSTRAINT:+/ci/constraints.txt} UV_LINK_MODE=copy \

@@ -18,7 +18,8 @@ from tests.conftest import ROOT
 from tests.service.checks import CHECKS
 from tests.service.conftest import Release
 
-BOOT_TIMEOUT_S = 270
+BOOT_TIMEOUT_S = 540
+pytestmark = pytest.mark.timeout(BOOT_TIMEOUT_S + 60)
 _UNSHARE = ("unshare", "--mount", "--propagation", "private")
 
 
