@@ -71,6 +71,21 @@ class Scope(StrEnum):
         return self._configuration / "streamcls" / f"{name}.toml"
 
 
+def state_directory(config: Path) -> Path | None:
+    """Return where the service of the system with this configuration keeps its state.
+
+    Example:
+        >>> print(state_directory(Path("/etc/streamcls/porch.toml")))
+        /var/lib/streamcls-porch
+        >>> state_directory(Path("porch.toml")) is None
+        True
+    """
+    name = config.stem
+    if config.absolute() != Scope.SYSTEM.config_path(name):
+        return None
+    return Path("/var/lib") / (name if name == DEFAULT_NAME else f"{DEFAULT_NAME}-{name}")
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     """Write a whole file, atomically."""
@@ -196,8 +211,9 @@ def plan_uninstall(scope: Scope, name: str) -> list[Step]:
     if not path.exists():
         raise ServiceError(f"there is no {path}: the service is not installed")
     steps: list[Step] = [Call((*scope.systemctl, "disable", "--now", unit))]
-    others = {one["Id"] for one in list_services(scope)} - {unit}
-    # The template stays as long as another service is made from it.
+    # The template stays as long as another service is made from it, running or not.
+    enabled = {link.name for link in scope.unit_directory.glob(f"*.wants/{DEFAULT_NAME}@*.service")}
+    others = ({one["Id"] for one in list_services(scope)} | enabled) - {unit}
     if "@" not in unit or not any("@" in other for other in others):
         steps += [Remove(one) for one in (_drop_in(scope, template), path) if one.exists()]
     return [*steps, Call((*scope.systemctl, "daemon-reload"))]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from streamcls.cli.flags import add_configuration, add_overrides, read_overrides
@@ -41,6 +42,11 @@ def _examine(arguments: argparse.Namespace) -> int:
     import logging
 
     from streamcls.doctor import Grade, examine
+    from streamcls.installation import state_directory
+
+    # A service finds the models that were pulled for it; so shall we.
+    if arguments.config is not None and (state := state_directory(arguments.config)) is not None:
+        os.environ.setdefault("STATE_DIRECTORY", str(state))
 
     # What goes wrong is in the findings; warnings of libraries would stand between them.
     logging.basicConfig(level=logging.CRITICAL)

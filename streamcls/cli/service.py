@@ -117,7 +117,8 @@ def _uninstall(arguments: argparse.Namespace) -> int:
     scope = Scope(arguments.scope)
     check_manager(scope, change=not arguments.dry_run)
     _take(plan_uninstall(scope, arguments.name), arguments.dry_run)
-    print(f"{scope.config_path(arguments.name)} stays")
+    if (config := scope.config_path(arguments.name)).exists():
+        print(f"{config} stays")
     return 0
 
 

@@ -121,10 +121,14 @@ def check_clock() -> Iterator[Finding]:
 
 
 def check_limits() -> Iterator[Finding]:
-    """What the kernel grants a process: files (one for each subscriber), memory."""
+    """What the kernel grants a process: files (one for each subscriber), memory, priority."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     memory = _available_memory_bytes() / (1 << 30)
-    seen = f"{files} open files, {memory:.1f} GiB of memory available"
+    priority, _ = resource.getrlimit(resource.RLIMIT_RTPRIO)
+    seen = (
+        f"{files} open files, {memory:.1f} GiB of memory available, "
+        f"real-time priority {priority or 'none (not needed)'}"
+    )
     if files != resource.RLIM_INFINITY and files < _MIN_FILES:
         remedy = f"ulimit -n {_MIN_FILES}, or LimitNOFILE={_MIN_FILES} in a drop-in of the unit"
         yield Finding("limits", Grade.WARN, f"{seen}; few files: few subscribers", remedy)

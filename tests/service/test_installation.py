@@ -111,6 +111,26 @@ def test_uninstall_keeps_the_configuration_and_removes_the_rest(
         installation.plan_uninstall(USER, "streamcls")
 
 
+def test_a_template_stays_for_a_service_that_is_only_enabled(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(installation, "list_services", lambda scope: [])
+    for step in installation.plan_install(USER, "porch", None):
+        if isinstance(step, Write):
+            installation.take(step)
+    wants = home / "systemd" / "user" / "default.target.wants"
+    wants.mkdir()
+    for name in ("porch", "yard"):
+        (wants / f"streamcls@{name}.service").symlink_to("../streamcls@.service")
+
+    def removed() -> bool:
+        return any(isinstance(one, Remove) for one in installation.plan_uninstall(USER, "porch"))
+
+    assert not removed()
+    (wants / "streamcls@yard.service").unlink()
+    assert removed()
+
+
 @pytest.mark.parametrize("name", ["", "-x", "a/b", "a b", "%i", "x" * 65])
 def test_bad_names_are_refused(name: str):
     with pytest.raises(ServiceError, match="letters"):
