@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from streamcls.config import Config, load_config
-from streamcls.engine import Engine, enable_compilation_cache
+from streamcls.engine import Engine, enable_compilation_cache, select_device
 from streamcls.errors import StreamclsError
 from streamcls.ingest import Ingest
 from streamcls.notify import Notifier
@@ -32,7 +32,7 @@ from streamcls.publish.methods import (
     StreamParams,
     ThresholdParams,
 )
-from streamcls.publish.publisher import Publisher
+from streamcls.publish.publisher import SEND_QUEUE_MESSAGES, Publisher
 from streamcls.reload import Reloader
 from streamcls.roster import AWAY, Roster
 from streamcls.served import ServedModel, load_model
@@ -103,6 +103,7 @@ class Daemon:
         security = config.security
         keys = ServerKeys.load(security.keys, security.clients) if security.keys else None
         ipc_mode = int(security.ipc_mode, 8)
+        log.info("computing on %s", select_device(config.inference.device))
         model = load_model(config)
         self._publisher = Publisher(
             config.publish.endpoint,
@@ -112,6 +113,9 @@ class Daemon:
             keys=keys,
             insecure=config.publish.insecure,
             ipc_mode=ipc_mode,
+            # Of many streams, so much that half a second's pause of either reader loses nothing.
+            queue_messages=max(1024, 8 * config.inference.max_streams),
+            send_queue_messages=max(SEND_QUEUE_MESSAGES, 8 * config.inference.max_streams),
             journal=JournalLimits(
                 messages=config.publish.journal_messages,
                 age_s=config.publish.journal_s,
@@ -163,7 +167,12 @@ class Daemon:
         model = self._reloader.model
         notifier.extend_start(_COMPILE_LIMIT_S, f"compiling model {model.checkpoint.header.name}")
         executor = model.build_executor(self._config.inference.max_streams)
-        self._engine = Engine(executor, self._roster.take_predictions, self._roster.take_end)
+        self._engine = Engine(
+            executor,
+            self._roster.take_predictions,
+            self._roster.take_end,
+            max_wait_s=self._config.inference.max_wait_ms / 1000,
+        )
         self._engine.start()
         self._wait_for_subscriber(notifier)
         self._roster.start(self._engine, self._ingest)

@@ -24,7 +24,16 @@ from streamcls.publish.publisher import Publisher
 from streamcls.roster import Roster
 from streamcls.served import ServedModel, load_model
 
-LIVE_KEYS = ("model", "streams", "inference", "events", "log", "publish.top_k")
+LIVE_KEYS = (
+    "model",
+    "streams",
+    "inference.hop_ms",
+    "inference.max_streams",
+    "inference.ring_s",
+    "events",
+    "log",
+    "publish.top_k",
+)
 """What a reload may change; the sockets, keys and everything else belong to the process."""
 
 log = logging.getLogger(__name__)

@@ -135,7 +135,13 @@ def test_every_flag_reaches_its_key_and_show_reads_back(tmp_path: Path):
                 "sample_format": "s24le",
             }
         },
-        "inference": {"hop_ms": 160, "max_streams": 8, "ring_s": 2},
+        "inference": {
+            "hop_ms": 160,
+            "max_streams": 8,
+            "ring_s": 2,
+            "max_wait_ms": 2,
+            "device": "auto",
+        },
         "publish": {
             "endpoint": "tcp://127.0.0.1:1",
             "control": "tcp://127.0.0.1:2",

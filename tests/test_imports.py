@@ -68,10 +68,12 @@ ALLOWED: dict[str, set[str]] = {
     "daemon": {*DAEMON_SIDE, "signals"},
     "summary": {*FOUNDATION, "engine"},
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},
+    "bench": {*FOUNDATION, *CLIENT_SIDE},
     "cli": {
         *DAEMON_SIDE,
         *CLIENT_SIDE,
         "demo",
+        "bench",
         "send",
         "relay",
         "logs",

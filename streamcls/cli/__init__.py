@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from streamcls.cli import (
+    bench,
     completion,
     config,
     demo,
@@ -31,7 +32,7 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 _COMMANDS = (
-    *(run, demo, listen, send, relay, devices, models, config, keys),
+    *(run, demo, bench, listen, send, relay, devices, models, config, keys),
     *(service, doctor, completion),
 )
 """In the order of the help page."""

@@ -15,6 +15,7 @@ _KEYS = {
     "channels": "streams.*.channels",
     "format": "streams.*.sample_format",
     "hop_ms": "inference.hop_ms",
+    "device": "inference.device",
     "endpoint": "publish.endpoint",
     "control": "publish.control",
     "log_level": "log.level",
@@ -80,6 +81,9 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="NAME|PATH", help="shipped model (see `streamcls models list`) or file"
     )
     inference.add_argument("--hop-ms", metavar="MS", help="new audio per prediction (default 80)")
+    inference.add_argument(
+        "--device", metavar="KIND", help="what computes: auto (default), cpu, gpu or tpu"
+    )
     inference.add_argument(
         "--endpoint", metavar="URL", help="publish here (default tcp://127.0.0.1:5570)"
     )

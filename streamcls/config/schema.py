@@ -77,12 +77,20 @@ class InferenceConfig:
         Meta(ge=10, le=10_000, description="New audio per prediction; a multiple of the stride."),
     ] = 80.0
     max_streams: Annotated[
-        int, Meta(ge=1, le=1024, description="Slots to compile for; streams at any one time.")
+        int, Meta(ge=1, le=16_384, description="Slots to compile for; streams at any one time.")
     ] = 8
     ring_s: Annotated[
         float,
         Meta(ge=0.1, le=60, description="Audio each stream buffers before hops are dropped."),
     ] = 2.0
+    max_wait_ms: Annotated[
+        float,
+        Meta(ge=0, le=1000, description="A hop waits so long for others, to be computed with it."),
+    ] = 2.0
+    device: Annotated[
+        Literal["auto", "cpu", "gpu", "tpu"],
+        Meta(description="What computes; auto takes an accelerator where there is one."),
+    ] = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Streams of audio to predictions: compiled steps, slots and the thread that drives them."""
 
 from streamcls.engine.compilation import enable_compilation_cache
+from streamcls.engine.device import select_device
 from streamcls.engine.engine import Engine
 from streamcls.engine.executor import Executor, StepResult
 from streamcls.engine.factory import build_executor, choose_hop_samples
@@ -14,4 +15,5 @@ __all__ = [
     "build_executor",
     "choose_hop_samples",
     "enable_compilation_cache",
+    "select_device",
 ]

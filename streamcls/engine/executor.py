@@ -2,9 +2,10 @@
 
 What is remembered of all streams lives on the device in arrays ``[slots + 1, ...]``; the extra row
 belongs to the padding of half-filled buckets. A step gathers the rows of the streams that have a
-hop, runs front end and network on them, and scatters the rows back into the donated arrays. Buckets
-have 1, 2, 4, ... rows; all are compiled and checked in `Executor.warm_up`, so nothing compiles
-while audio flows. A step moves one array to the device and one back.
+hop, runs front end and network on them, and scatters the rows back into the donated arrays. Steps
+are compiled for a few numbers of rows, the buckets; all are compiled and checked in
+`Executor.warm_up`, so nothing compiles while audio flows. A step moves one array to the device and
+one back.
 
 What a stream's memory is and how a hop of frames becomes logits is up to the kind of executor:
 `incremental` or `windowed`. Owned by the engine's thread after `Executor.warm_up`.
@@ -23,6 +24,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from streamcls.checkpoint import Checkpoint
+from streamcls.engine.device import list_buckets
 from streamcls.errors import ModelError
 from streamcls.features import initial_history, stream_log_mel
 from streamcls.models import Classifier
@@ -57,7 +59,7 @@ class Executor(ABC):
         checkpoint: The model; it is folded for inference.
         hop_samples: New audio per prediction, as from `choose_hop_samples`.
         max_streams: Number of slots.
-        max_bucket: Streams per step at most; larger batches fall out of the CPU's caches.
+        max_bucket: Streams per step at most; None leaves it to `list_buckets`.
 
     Attributes:
         hop_samples: New audio per prediction.
@@ -68,20 +70,26 @@ class Executor(ABC):
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, hop_samples: int, max_streams: int, max_bucket: int = 32
+        self,
+        checkpoint: Checkpoint,
+        hop_samples: int,
+        max_streams: int,
+        max_bucket: int | None = None,
     ):
         self.hop_samples = hop_samples
         self.max_streams = max_streams
         self.n_classes = len(checkpoint.header.labels)
         self.window_samples = checkpoint.front_end.samples_for(checkpoint.model.window_frames)
-        self.buckets = _list_buckets(min(max_streams, max_bucket))
+        self.buckets = list_buckets(min(max_streams, max_bucket or max_streams))
         self._padding_slot = max_streams
         self._front_end = checkpoint.front_end
         self._temperature = checkpoint.header.temperature
         self._single_label = checkpoint.header.task == "single-label"
         checkpoint.model.fold()
         self._graph, weights = nnx.split(checkpoint.model)
-        self._weights = jax.device_put(weights)
+        # A plain list: taking nnx's containers apart for each step costs as much as the call.
+        leaves, self._weights_tree = jax.tree.flatten(weights)
+        self._weights = jax.device_put(leaves)
         self._state = jax.jit(self._initial_state)()
         self._steps: dict[int, jax.stages.Compiled] = {}
         self._staging = {b: _Staging(b, hop_samples) for b in self.buckets}
@@ -96,10 +104,13 @@ class Executor(ABC):
 
     def _initial_state(self) -> Any:
         rows = self.max_streams + 1
-        model = nnx.merge(self._graph, self._weights)
+        model = self._merge(self._weights)
         return initial_history(rows, self._front_end), self._initial_memory(model, rows)
 
-    def _step(self, weights: Any, state: Any, rows: jax.Array) -> tuple[Any, jax.Array]:
+    def _merge(self, weights: list[jax.Array]) -> Classifier:
+        return nnx.merge(self._graph, jax.tree.unflatten(self._weights_tree, weights))
+
+    def _step(self, weights: list[jax.Array], state: Any, rows: jax.Array) -> tuple[Any, jax.Array]:
         """Advance the streams of ``rows`` (see `_Staging`) by one hop; compiled per bucket."""
         audio = rows[:, : self.hop_samples]
         control = jax.lax.bitcast_convert_type(rows[:, self.hop_samples], jnp.int32)
@@ -111,7 +122,7 @@ class Executor(ABC):
 
         history, memory = jax.tree.map(gather, state)
         mel, history = stream_log_mel(audio, history, self._front_end)
-        logits, memory = self._advance(nnx.merge(self._graph, weights), mel, memory)
+        logits, memory = self._advance(self._merge(weights), mel, memory)
         scaled = logits / self._temperature
         probabilities = jax.nn.softmax(scaled) if self._single_label else jax.nn.sigmoid(scaled)
         stepped = jax.tree.map(lambda rows, new: rows.at[slots].set(new), state, (history, memory))
@@ -188,11 +199,3 @@ class _Staging:
         self.rows = np.zeros((bucket, hop_samples + 1), np.float32)
         self.audio = self.rows[:, :hop_samples]
         self.control = self.rows.view(np.int32)[:, hop_samples]
-
-
-def _list_buckets(largest: int) -> list[int]:
-    """Return 1, 2, 4, ... up to the first power of two that holds ``largest``."""
-    buckets = [1]
-    while buckets[-1] < largest:
-        buckets.append(buckets[-1] * 2)
-    return buckets

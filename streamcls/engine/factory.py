@@ -9,7 +9,7 @@ from streamcls.units import ms_to_samples, samples_to_ms
 
 
 def build_executor(
-    checkpoint: Checkpoint, hop_samples: int, max_streams: int, max_bucket: int = 32
+    checkpoint: Checkpoint, hop_samples: int, max_streams: int, max_bucket: int | None = None
 ) -> Executor:
     """Build the executor that the model asks for; it is not warmed up yet.
 
@@ -17,7 +17,7 @@ def build_executor(
         checkpoint: The model; it is folded for inference.
         hop_samples: New audio per prediction, as from `choose_hop_samples`.
         max_streams: Number of slots.
-        max_bucket: Streams per step at most; larger batches fall out of the CPU's caches.
+        max_bucket: Streams per step at most; None leaves it to the device.
     """
     kind = IncrementalExecutor if checkpoint.model.time_valid else WindowedExecutor
     return kind(checkpoint, hop_samples, max_streams, max_bucket)

@@ -18,6 +18,7 @@ from streamcls.publish.schema import (
 from streamcls.types import Event, FloatArray, Health, Prediction, Rejection
 
 Record = Prediction | Event | Health | Rejection
+_FEW_CLASSES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,11 @@ def top_scores(probabilities: FloatArray, labels: tuple[str, ...], top_k: int) -
         >>> top_scores(np.array([0.1, 0.7, 0.2], np.float32), ("a", "b", "c"), 2)
         {'b': 0.7, 'c': 0.2}
     """
+    classes = len(labels)
+    if classes <= _FEW_CLASSES:
+        return _top_of_few(probabilities.tolist(), labels, top_k)
     if not np.isfinite(probabilities).all():
         raise ValueError("a probability is not finite")
-    classes = len(labels)
     if 0 < top_k < classes:
         # Partition first: sorting all of 521 classes for 10 is most of the work on small CPUs.
         best = np.argpartition(probabilities, classes - top_k)[classes - top_k :]
@@ -70,6 +73,17 @@ def top_scores(probabilities: FloatArray, labels: tuple[str, ...], top_k: int) -
         order = np.argsort(-probabilities, kind="stable")
     kept = zip(order.tolist(), probabilities[order].tolist(), strict=True)
     return {labels[index]: _round(value) for index, value in kept}
+
+
+def _top_of_few(
+    probabilities: list[float], labels: tuple[str, ...], top_k: int
+) -> dict[str, float]:
+    """Do the same without NumPy, whose calls cost more than sorting so little."""
+    if not math.isfinite(sum(probabilities)):
+        raise ValueError("a probability is not finite")
+    order = sorted(range(len(labels)), key=probabilities.__getitem__, reverse=True)
+    best = order[: top_k or None]
+    return {labels[index]: _round(probabilities[index]) for index in best}
 
 
 def _round(score: float) -> float:

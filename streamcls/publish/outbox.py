@@ -13,7 +13,7 @@ from streamcls.errors import PublishError
 from streamcls.publish.messages import Record, Vocabulary
 from streamcls.publish.schema import check_stream_name, sequence_topic, split_topic
 
-SEQUENCES_LIMIT = 4096
+SEQUENCES_LIMIT = 65_536
 """Numbers are never forgotten within a run, so the streams that can have any are counted."""
 
 

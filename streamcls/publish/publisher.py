@@ -67,6 +67,7 @@ class Publisher(SocketService):
         ipc_mode: Of the file of an ``ipc://`` endpoint.
         queue_messages: Bound of the queue between the callers and the publisher thread; when
             it is full the oldest prediction gives way.
+        send_queue_messages: Bound of the queue of each subscriber.
         journal: How much of what was sent is kept for ``replay``.
 
     Raises:
@@ -84,6 +85,7 @@ class Publisher(SocketService):
         insecure: bool = False,
         ipc_mode: int = IPC_MODE,
         queue_messages: int = 1024,
+        send_queue_messages: int = SEND_QUEUE_MESSAGES,
         journal: JournalLimits | None = None,
     ):
         super().__init__(
@@ -101,6 +103,7 @@ class Publisher(SocketService):
         self._reloads = (0, "")
         self._started_s = time.monotonic()
         self._outbox = Outbox(queue_messages)
+        self._send_queue_messages = send_queue_messages
         self._journal = Journal(journal or JournalLimits())
         self._subscribed = threading.Event()
         self._retired_lock = threading.Lock()
@@ -220,7 +223,7 @@ class Publisher(SocketService):
 
     def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
         socket = context.socket(zmq.XPUB)
-        socket.sndhwm = SEND_QUEUE_MESSAGES
+        socket.sndhwm = self._send_queue_messages
         socket.sndbuf = SEND_BUFFER_BYTES
         socket.maxmsgsize = SUBSCRIPTION_LIMIT_BYTES
         return socket

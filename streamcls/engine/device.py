@@ -1,0 +1,53 @@
+"""Which of the machine's devices computes: decided once, before anything is compiled.
+
+All that the executors make (weights, streams' state, compiled steps) follows JAX's default device,
+so no other code knows where it runs.
+"""
+
+from typing import Literal
+
+import jax
+import numpy as np
+
+from streamcls.errors import ModelError
+
+DeviceKind = Literal["auto", "cpu", "gpu", "tpu"]
+
+
+def select_device(kind: DeviceKind) -> str:
+    """Make the first device of a kind the one that computes; return what it is, for people.
+
+    Args:
+        kind: ``auto`` takes an accelerator where JAX finds one, and the CPU otherwise.
+
+    Raises:
+        ModelError: There is no such device, or JAX cannot use it.
+    """
+    if kind == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # does not even touch a GPU's memory
+    try:
+        device = jax.devices(None if kind == "auto" else kind)[0]
+    except RuntimeError:
+        there = ", ".join(sorted({one.platform for one in jax.devices()} | {"cpu"}))
+        remedy = {"gpu": "pip install 'jax[cuda13]'", "tpu": "pip install 'jax[tpu]'"}[kind]
+        raise ModelError(
+            f"inference.device = {kind!r}: JAX finds no such device here, only: {there}; install "
+            f"the driver and JAX's support for it ({remedy}), or set inference.device = 'auto'"
+        ) from None
+    jax.config.update("jax_default_device", device)
+    return f"{device.platform} ({device.device_kind})"
+
+
+def list_buckets(max_streams: int) -> list[int]:
+    """Return for how many streams steps are compiled on the device that computes.
+
+    On a CPU a step's time grows with its rows and 32 of them still fit the caches (measured by
+    ``python -m benchmarks.steps``), so sizes double up to there. On an accelerator a step costs
+    about the same up to hundreds of rows: few sizes, and large ones.
+    """
+    on_cpu = jax.device_put(np.float32(0)).device.platform == "cpu"
+    largest, growth = (32, 2) if on_cpu else (2048, 8)
+    buckets = [1]
+    while buckets[-1] < min(largest, max_streams):
+        buckets.append(min(largest, buckets[-1] * growth))
+    return buckets
