@@ -175,6 +175,11 @@ def train_run(
     report(f"wrote {run / MODEL_FILE}")
 
 
+def _load_recorded(recipe: Recipe, workspace: Workspace) -> Clips:
+    """Load what can be held out: nothing rendered is."""
+    return workspace.load(recipe.without_synthesis(), lambda _: None)
+
+
 def evaluate_run(run: Path, workspace: Workspace, clips: Clips | None = None) -> Scores:
     """Measure a run's model on what it held out; write scores and report into its folder.
 
@@ -186,7 +191,7 @@ def evaluate_run(run: Path, workspace: Workspace, clips: Clips | None = None) ->
     recipe = plan.load_recipe()
     if not (run / MODEL_FILE).is_file():
         raise RunError(f"{run} has no {MODEL_FILE}; finish it with '{plan.describe()}'")
-    clips = clips or workspace.load(recipe, lambda _: None)
+    clips = clips or _load_recorded(recipe, workspace)
     split = choose_split(plan, recipe, clips)
     if not split.test.any():
         raise DataError(
@@ -209,7 +214,7 @@ def held_out_clips(run: Path, workspace: Workspace) -> tuple[Clips, str]:
     """
     plan = read_plan(run)
     recipe = plan.load_recipe()
-    clips = workspace.load(recipe, lambda _: None)
+    clips = _load_recorded(recipe, workspace)
     test = clips.take(choose_split(plan, recipe, clips).test)
     if not len(test):
         raise DataError(

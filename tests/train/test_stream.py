@@ -21,7 +21,7 @@ from train.stream.hearing import Hearing, detect, to_detection
 from train.stream.psds import PsdsSettings, Rates, measure_point, overlap_s, psds
 from train.stream.scenes import Material, SceneSettings, Sound, make_scene, sort_clips, write_scene
 from train.stream.scoring import Counts, add_up, count, match, overlaps, pool_counts, within_collars
-from train.stream.thresholds import choose
+from train.stream.thresholds import GRID, choose
 
 SHORT = SceneSettings(scene_s=30.0, gap_s=1.0, background_min_dbfs=-50, background_max_dbfs=-45)
 UNKNOWN = ["unknown", "silence"]
@@ -151,12 +151,28 @@ def test_counts_of_scenes_and_labels_add_up() -> None:
     assert pool_counts(totals) == Counts(4, 2, 4, 1.0)
 
 
-def test_threshold_is_the_lowest_above_all_that_make_up_too_much() -> None:
+def test_threshold_without_enough_events_is_above_all_that_make_up_too_much() -> None:
     def point(a: int, b: int) -> dict[str, Counts]:
         return {"a": Counts(9, 9, a, 2.0), "b": Counts(9, 9, b, 2.0)}
 
-    points = {0.3: point(1, 9), 0.5: point(2, 9), 0.7: point(1, 9), 0.9: point(0, 2)}
-    assert choose(points, ["a", "b"], per_hour=0.5) == {"a": 0.7, "b": 0.9}
+    points = {0.3: point(1, 2), 0.5: point(2, 2), 0.7: point(1, 2), 0.9: point(0, 2)}
+    assert choose(points, ["a", "b", "c"], per_hour=0.5) == {"a": 0.7, "b": 0.9, "c": 0.3}
+
+
+def test_threshold_is_where_the_rate_is_expected() -> None:
+    # Events whose scores have an odds tail: a score above t with probability 0.2 (1 - t) / t.
+    hours, per_hour = 4.0, 100.0
+    rng = np.random.default_rng(0)
+    chosen = []
+    for _ in range(50):
+        odds = 0.2 / rng.random(rng.poisson(per_hour * hours))
+        scores = odds / (1 + odds)
+        points = {t: {"a": Counts(1, 1, int((scores >= t).sum()), hours)} for t in GRID if t >= 0.2}
+        chosen.append(choose(points, ["a"], per_hour=0.5)["a"])
+    wanted = 0.2 * per_hour / 0.5  # odds at which half an event an hour is expected
+    assert np.median(chosen) == pytest.approx(wanted / (1 + wanted), abs=0.004)
+    rates = 0.2 * per_hour * (1 - np.array(chosen)) / np.array(chosen)
+    assert np.quantile(rates, 0.9) < 1.2
 
 
 def test_psds_by_hand() -> None:
@@ -198,7 +214,7 @@ def test_command_measures_chooses_and_exports(
     assert main([*command, *given, *scenes]) == 0
     text = (out / "stream.md").read_text()
     assert "| two |" in text
-    assert "chirps as distractors" in text
+    assert "Distractors: chirps." in text
     assert (out / "det.png").stat().st_size > 5_000
     assert (out / "example.png").stat().st_size > 5_000
     assert len(list((tmp_path / "scenes").glob("*.flac"))) == 1

@@ -1,9 +1,15 @@
-"""The threshold of each label: the lowest at which it makes up few enough events.
+"""The threshold of each label: where it is expected to make up as few events as asked for.
 
-Chosen on scenes of their own, from the same events that the daemon would publish.
+Chosen on scenes of their own, from the same events that the daemon would publish. At the few false
+accepts per hour that people want, hours of scenes hold one or two of a label: counting them chooses
+by chance. The logarithm of the rate falls on a straight line over the logit of the threshold
+(docs/decisions/0019-thresholds.md), so the line through the thresholds with more events is read
+where the wanted rate is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from streamcls.header import Header
 from streamcls.postprocess.settings import EventSettings
@@ -15,6 +21,11 @@ GRID = (
     0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995,
 )  # fmt: skip
 """Thresholds that are tried: finer where a softmax says it is sure."""
+
+_FEWEST_EVENTS = 3
+"""A rate from fewer events is too uncertain for the line."""
+_FEWEST_POINTS, _LINE_POINTS = 3, 6
+"""The line goes through so many of the highest thresholds with enough events."""
 
 Point = dict[str, Counts]
 """Counts by label at one threshold."""
@@ -45,18 +56,29 @@ def sweep(
 def choose(
     points: Mapping[float, Point], labels: Sequence[str], per_hour: float
 ) -> dict[str, float]:
-    """Return per label the lowest threshold with at most ``per_hour`` made-up events.
+    """Return per label the threshold at which ``per_hour`` made-up events are expected.
 
-    A higher threshold may by chance make up more; the one chosen is above all that do too much. If
-    even the highest does, that one is taken.
+    Where a label makes up too little for a line, it is the lowest threshold tried above all that
+    make up more than that.
     """
-    chosen = {}
-    grid = sorted(points)
-    for label in labels:
-        fine = grid[-1]
-        for threshold in reversed(grid):
-            if points[threshold].get(label, Counts()).made_up_per_hour > per_hour:
-                break
-            fine = threshold
-        chosen[label] = fine
-    return chosen
+    return {label: _choose_one(points, label, per_hour) for label in labels}
+
+
+def _choose_one(points: Mapping[float, Point], label: str, per_hour: float) -> float:
+    grid = np.array(sorted(points))
+    counts = [points[threshold].get(label, Counts()) for threshold in grid]
+    made_up = np.array([one.made_up for one in counts])
+    usable = np.flatnonzero(made_up >= _FEWEST_EVENTS)[-_LINE_POINTS:]
+    if len(usable) >= _FEWEST_POINTS:
+        rates = np.array([counts[i].made_up_per_hour for i in usable])
+        slope, height = np.polyfit(_logit(grid[usable]), np.log(rates), 1)
+        if slope < 0:
+            wanted = 1 / (1 + np.exp(-(np.log(per_hour) - height) / slope))
+            return round(float(np.clip(wanted, grid[0], grid[-1])), 3)
+    too_many = np.flatnonzero([one.made_up_per_hour > per_hour for one in counts])
+    first = too_many[-1] + 1 if len(too_many) else 0
+    return float(grid[min(first, len(grid) - 1)])
+
+
+def _logit(probability: np.ndarray) -> np.ndarray:
+    return np.log(probability / (1 - probability))
