@@ -31,6 +31,8 @@ def examine(path: Path | None, overrides: Mapping[str, object]) -> Iterator[Find
         config = None
     if config is not None:
         yield daemon.describe_config(config, path)
+        device = config.inference.device
+        yield from attempt("accelerator", lambda: host.check_accelerator(device))
         running = daemon.find_running(config)
         if running is None:
             yield from attempt("sockets", lambda: daemon.check_sockets(config))
@@ -40,7 +42,6 @@ def examine(path: Path | None, overrides: Mapping[str, object]) -> Iterator[Find
         else:
             # It has its model; compiling it once more would only take the processor from it.
             yield from attempt("daemon", lambda: daemon.check_running(config, running))
-    yield from attempt("accelerator", host.check_accelerator)
     yield from attempt("clock", host.check_clock)
     yield from attempt("limits", host.check_limits)
     yield from attempt("service", host.check_service)

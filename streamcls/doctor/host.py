@@ -8,10 +8,14 @@ import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamcls.doctor.finding import Finding, Grade
 from streamcls.errors import StreamclsError
 from streamcls.installation import BOOTED, Scope, list_services
+
+if TYPE_CHECKING:
+    from streamcls.engine.device import DeviceKind
 
 _PACKAGES = ("jax", "flax", "pyzmq", "sounddevice", "soundfile")
 _MIN_FILES = 1024
@@ -34,24 +38,21 @@ def check_software() -> Iterator[Finding]:
         yield Finding("portaudio", Grade.WARN, str(error))
 
 
-def check_accelerator() -> Iterator[Finding]:
-    """Where the network is computed."""
-    import jax
+def check_accelerator(kind: "DeviceKind") -> Iterator[Finding]:
+    """Where the network is computed; also makes it so for the checks that follow."""
+    from streamcls.engine import select_device
 
-    devices = jax.devices()
-    kinds = sorted({device.device_kind for device in devices})
-    seen = f"{len(devices)} x {', '.join(kinds)} ({devices[0].platform})"
-    if devices[0].platform == "cpu":
-        seen = f"CPU, {os.cpu_count()} cores: {_processor()}"
-        if Path("/dev/nvidiactl").exists():
-            yield Finding(
-                "accelerator",
-                Grade.WARN,
-                f"{seen}; there is a GPU, which this JAX does not use",
-                "pip install 'jax[cuda13]', or go on: small models run well on a CPU",
-            )
-            return
-    yield Finding("accelerator", Grade.OK, seen)
+    seen = select_device(kind)
+    if not seen.startswith("cpu"):
+        yield Finding("accelerator", Grade.OK, seen)
+        return
+    seen = f"CPU, {os.cpu_count()} cores: {_processor()}"
+    if kind == "auto" and Path("/dev/nvidiactl").exists():
+        seen += "; there is a GPU, which this JAX does not use"
+        remedy = "pip install 'jax[cuda13]', or go on: small models run well on a CPU"
+        yield Finding("accelerator", Grade.WARN, seen, remedy)
+    else:
+        yield Finding("accelerator", Grade.OK, seen)
 
 
 def _processor() -> str:
