@@ -98,7 +98,6 @@ class SoakSource:
                 raise SourceLost(f"soak:{self._seed} was unplugged")
             if fault == "lost":
                 lost = self._random.randint(1, RATE_HZ)
-                self._counts.lost += lost
                 self._t_ns += samples_to_ns(lost, RATE_HZ)
             else:
                 samples = _spoil(samples, fault)
@@ -106,6 +105,7 @@ class SoakSource:
         block = Block(samples.reshape(-1, 1), self._t_ns, lost_frames=lost)
         if self._counts.delivered:  # a stream begins with its first sample
             self._counts.away += self._away
+            self._counts.lost += lost
         self._counts.delivered += samples.size
         self._away = 0
         self._left -= samples.size

@@ -130,6 +130,10 @@ class StreamClock:
         """Forget the past: the next observation is taken as it is (after lost audio)."""
         self._anchored = False
 
+    def expect(self, index: int, t_ns: int) -> None:
+        """Say when a sample will have been taken, until the first observation says it better."""
+        self._line = _Line(index, t_ns)
+
     def observe(self, index: int, t_ns: int) -> bool:
         """Tell the clock that sample `index` was taken at `t_ns`; indices must not fall.
 

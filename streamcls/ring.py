@@ -44,6 +44,7 @@ class Ring:
         on_data: See `listen`.
         keep_samples: Of the capacity, what a writer that waits for space leaves behind the reader
             for `rewind`.
+        first_index: Absolute index of the first sample.
         utc_offset_ns: What to add to the times that the writer gives to get UTC, now:
             `clock.read_utc_offset_ns` where they are monotonic times, as those of sources are.
 
@@ -64,6 +65,7 @@ class Ring:
         on_data: Callable[[], None] = lambda: None,
         keep_samples: int = 0,
         utc_offset_ns: Callable[[], int] = lambda: 0,
+        first_index: int = 0,
     ) -> None:
         if capacity_samples - keep_samples < 2:
             raise ValueError(
@@ -73,10 +75,12 @@ class Ring:
         self.keep_samples = keep_samples
         self.sample_rate_hz = sample_rate_hz
         self._samples: FloatArray = np.zeros(capacity_samples, np.float32)
+        self._utc_offset_ns = utc_offset_ns
+        self._first_index = first_index
         self._clock = StreamClock(sample_rate_hz, utc_offset_ns)
         self._on_data = on_data
         # Written by the writer only.
-        self._segments = (Segment(0, 0),)
+        self._segments = (Segment(0, first_index),)
         self._reserved = 0
         self.written = 0
         self.skipped = 0
@@ -84,8 +88,8 @@ class Ring:
         self._closed = False
         # Written by the reader only.
         self._position = 0
-        self._index = 0
-        self._hop_end_index = 0
+        self._index = first_index
+        self._hop_end_index = first_index
         self._run_position = 0  # where the audio read last without a loss in between begins
         self.read = 0
         self.passed = 0
@@ -98,8 +102,28 @@ class Ring:
 
     @property
     def index_end(self) -> int:
-        """Absolute index one past the newest sample: ``written + skipped``."""
-        return self.written + self.skipped
+        """Absolute index one past the newest sample: ``first_index + written + skipped``."""
+        return self._first_index + self.written + self.skipped
+
+    @property
+    def longest_hop_samples(self) -> int:
+        """Half of the ring without what it keeps: more could neither be read nor waited for."""
+        return (self.capacity_samples - self.keep_samples) // 2
+
+    def succeed(self, capacity_samples: int, sample_rate_hz: int, keep_samples: int) -> "Ring":
+        """Return an empty ring of another rate that goes on at the same time of the stream."""
+        ratio = sample_rate_hz / self.sample_rate_hz
+        index_end = self.index_end
+        successor = Ring(
+            capacity_samples,
+            sample_rate_hz,
+            keep_samples=keep_samples,
+            utc_offset_ns=self._utc_offset_ns,
+            first_index=round(index_end * ratio),
+        )
+        t_ns = self._clock.time_ns(index_end) - self._utc_offset_ns()
+        successor._clock.expect(successor.index_end, t_ns)
+        return successor
 
     def time_ns(self, sample_index: int) -> int:
         """Return the UTC time of an absolute sample index by the source's clock."""
@@ -133,9 +157,9 @@ class Ring:
             self._clock.observe(self.index_end, t_first_ns)
         if has_nonfinite:
             self._note_nonfinite(self.index_end, self.index_end + samples.size)
-        piece_samples = max(1, self.capacity_samples // 4)
-        for first in range(0, samples.size, piece_samples):
-            self._store(samples[first : first + piece_samples])
+        step = max(1, self.longest_hop_samples // 2)
+        for first in range(0, samples.size, step):
+            self._store(samples[first : first + step])
         self._on_data()
 
     def skip(self, lost_samples: int) -> None:
@@ -169,7 +193,7 @@ class Ring:
             ValueError: `n_samples` is more than half of what can be waited for, which could take
                 for ever with a reader that waits for a whole hop.
         """
-        limit = (self.capacity_samples - self.keep_samples) // 2
+        limit = self.longest_hop_samples
         if n_samples > limit:
             raise ValueError(f"cannot wait for {n_samples} samples, the limit is {limit}")
         self._space.clear()
@@ -255,7 +279,7 @@ class Ring:
             ValueError: `out` is longer than half the ring (without what it keeps).
         """
         hop_samples = out.size
-        limit = (self.capacity_samples - self.keep_samples) // 2
+        limit = self.longest_hop_samples
         if not 1 <= hop_samples <= limit:
             raise ValueError(f"a hop has 1 to {limit} samples in this ring, not {hop_samples}")
         while True:

@@ -14,6 +14,7 @@ detectors, is replaced in the engine's thread between two ticks: nothing is fed 
 import dataclasses
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,8 +42,11 @@ from streamcls.publish.publisher import Publisher
 from streamcls.ring import Ring
 from streamcls.served import ServedModel
 from streamcls.types import Event, Health, HealthState, Prediction, Rejection
+from streamcls.units import samples_to_ms
 
 RESTING = frozenset({HealthState.ENDED, HealthState.FAILED})
+_MOVE_LIMIT_S = 3.0
+_MOVE_POLL_S = 0.005
 AWAY = RESTING | {HealthState.LOST, HealthState.RECOVERING}
 
 log = logging.getLogger(__name__)
@@ -50,7 +54,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Stream:
-    """One stream; only ``config``, ``events`` and ``detector`` are ever replaced."""
+    """One stream; source and feeder are never replaced."""
 
     config: StreamConfig
     source: Source
@@ -61,7 +65,10 @@ class Stream:
 
     def ledger(self) -> dict[str, int]:
         """Return where the captured samples are that were not dropped."""
-        return {"heard_samples": self.ring.read, "waiting_samples": self.ring.waiting}
+        return {
+            "heard_samples": self.feeder.heard_samples,
+            "waiting_samples": self.ring.waiting,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,8 @@ class Change:
     removed: list[str]
     added: dict[str, Stream]
     kept: dict[str, tuple[StreamConfig, EventSettings, EventDetector | None]]
+    rings: dict[str, Ring]
+    """Of those that stay, when the new model hears another rate."""
 
 
 class Roster:
@@ -134,11 +143,8 @@ class Roster:
             check_channel(stream.channel, source.channels)
         events = settle_for_stream(config.events, stream.events)
         detector = model.build_detector(name, events)
-        buffered = max(round(config.inference.ring_s * model.rate_hz), 2 * model.hop_samples)
-        kept = model.window_samples
-        ring = Ring(
-            buffered + kept, model.rate_hz, keep_samples=kept, utc_offset_ns=read_utc_offset_ns
-        )
+        capacity, kept = _size_ring(config, model)
+        ring = Ring(capacity, model.rate_hz, keep_samples=kept, utc_offset_ns=read_utc_offset_ns)
         feeder = Feeder(name, source, ring, stream.channel, self._take_health)
         return Stream(stream, source, ring, feeder, events, detector)
 
@@ -227,9 +233,15 @@ class Roster:
             for name in change.removed:
                 self._remove(name, self._streams[name], "changed or removed in the configuration")
 
+            self._move_feeders(change.rings)
+
             def switch() -> None:
                 if executor is not None:
-                    engine.swap(executor)
+                    engine.swap(executor, change.rings)
+                    for name, ring in change.rings.items():
+                        stream = self._streams[name]
+                        stream.feeder.settle(ring)
+                        stream.ring = ring
                     self._publisher.set_vocabulary(model.vocabulary)
                 self._config, self._model = config, model
                 for name, (table, events, detector) in change.kept.items():
@@ -239,6 +251,25 @@ class Roster:
             for name, stream in change.added.items():
                 self._begin(name, stream, engine)
                 self._streams = {**self._streams, name: stream}
+
+    def _move_feeders(self, rings: dict[str, Ring]) -> None:
+        """Let the feeders go on in other rings, and the engine hear what is in the present ones.
+
+        It waits for both, but not for ever: a driver that hangs goes on in the new ring when it
+        comes back, and what the engine has not heard by then is counted as lost.
+        """
+        moving = [self._streams[name] for name in rings]
+        for name, ring in rings.items():
+            self._streams[name].feeder.move_to(ring)
+        hop_samples, give_up_s = self._model.hop_samples, time.monotonic() + _MOVE_LIMIT_S
+
+        def is_done(stream: Stream) -> bool:
+            if stream.feeder.moved:
+                return stream.ring.available() < hop_samples
+            return stream.feeder.state in RESTING and stream.ring.ended
+
+        while not all(map(is_done, moving)) and time.monotonic() < give_up_s:
+            time.sleep(_MOVE_POLL_S)
 
     def _switch_events(
         self,
@@ -253,13 +284,8 @@ class Roster:
             self._retire(replaced, CloseReason.RELOAD)
 
     def _plan(self, config: Config, model: ServedModel) -> Change:
-        if model.rate_hz != self._model.rate_hz:
-            raise ReloadError(
-                f"model {model.checkpoint.header.name} hears {model.rate_hz} Hz, the present one "
-                f"{self._model.rate_hz} Hz; start the daemon again to change the rate"
-            )
         is_new = model is not self._model
-        change = Change([], {}, {})
+        change = Change([], {}, {}, {})
         for name, table in config.streams.items():
             present, before = self._streams.get(name), self._config.streams.get(name)
             if present is None:
@@ -281,6 +307,17 @@ class Roster:
             is_other = is_new or events != present.events
             detector = model.build_detector(name, events) if is_other else None
             change.kept[name] = (table, events, detector)
+            if model.rate_hz != present.ring.sample_rate_hz:
+                capacity, kept = _size_ring(config, model)
+                change.rings[name] = present.ring.succeed(capacity, model.rate_hz, kept)
+            elif model.hop_samples > present.ring.longest_hop_samples:
+                longest_ms = samples_to_ms(present.ring.longest_hop_samples, model.rate_hz)
+                raise ConfigError(
+                    [
+                        f"inference.hop_ms = {config.inference.hop_ms:g}: the ring of stream "
+                        f"{name!r} allows {longest_ms:g} ms while it runs; remove the stream first"
+                    ]
+                )
         running = [name for name in change.kept if not self._streams[name].ring.ended]
         n_streams = len(running) + len(change.added)
         if n_streams > config.inference.max_streams:
@@ -457,6 +494,12 @@ class Roster:
             health.reason,
             extra={"stream": health.stream, "state": health.state},
         )
+
+
+def _size_ring(config: Config, model: ServedModel) -> tuple[int, int]:
+    """Return the capacity of a stream's ring, and how much of it is kept for the next model."""
+    buffered = max(round(config.inference.ring_s * model.rate_hz), 2 * model.hop_samples)
+    return buffered + model.window_samples, model.window_samples
 
 
 def _parse_source(stream: StreamConfig) -> Source:

@@ -36,7 +36,7 @@ class Feeder:
     Args:
         stream: Name of the stream, for reports.
         source: Not open yet; belongs to the feeder from now on.
-        ring: At the model's rate; the feeder becomes its writer.
+        ring: At the model's rate; the feeder becomes its writer (see `move_to`).
         channel: Which native channel, or ``mix``.
         on_health: Called on the feeder's thread, or on that of `tell`; must not block.
 
@@ -66,6 +66,8 @@ class Feeder:
         self._paced = source if isinstance(source, PacedSource) else None
         self._shares_thread = False
         self._done = threading.Event()
+        self._next_ring: Ring | None = None
+        self._past = (0, 0, 0, 0)  # captured, heard, dropped, overruns of rings that were left
         self._told_losses = (0, 0, 0, 0)
         self._losses_due_s = 0.0
         self._told_drift_ppm: float | None = None
@@ -100,12 +102,49 @@ class Feeder:
             self._done.wait(timeout_s)
         elif self._thread.ident is not None:
             self._thread.join(timeout_s)
-        self.ring.close()
+        self._close_ring()
         return self._done.is_set() if self._shares_thread else not self._thread.is_alive()
 
     def retry_now(self) -> None:
         """Cut the pause before the next attempt short: the source may be back; any thread."""
         self._awake.set()
+
+    def move_to(self, ring: Ring) -> None:
+        """Write into another ring, of another rate, from the next block on; any thread.
+
+        Nothing that is captured is lost: what came before goes into the old ring as a whole. The
+        books are kept on that one until `settle`.
+        """
+        self._next_ring = ring
+        self._awake.set()
+
+    @property
+    def moved(self) -> bool:
+        """The last `move_to` was carried out."""
+        return self._next_ring is None
+
+    def settle(self, ring: Ring) -> None:
+        """Close the books on the present ring, which nobody reads any more, and go on with `ring`.
+
+        All that was not read is lost. The totals count in the rate of the new ring.
+        """
+        old, ratio = self.ring, ring.sample_rate_hz / self.ring.sample_rate_hz
+        dropped = old.written + old.skipped - old.read
+        captured, heard, lost, overruns = self._past
+        self._past = (
+            round((captured + old.written) * ratio),
+            round((heard + old.read) * ratio),
+            round((lost + dropped) * ratio),
+            overruns + old.overrun_events,
+        )
+        self.ring = ring
+        if self.state in (HealthState.ENDED, HealthState.FAILED):
+            ring.close()
+
+    @property
+    def heard_samples(self) -> int:
+        """How much of the captured audio has gone through a model."""
+        return self._past[1] + self.ring.read
 
     def tell(self, reason: str) -> None:
         """Report the state once more, with something to know about the source; any thread."""
@@ -117,7 +156,7 @@ class Feeder:
         return Health(
             stream=self.stream,
             state=self.state,
-            captured_samples=self.ring.written,
+            captured_samples=self._past[0] + self.ring.written,
             dropped_samples=dropped,
             xruns=xruns,
             overruns=overruns,
@@ -150,11 +189,20 @@ class Feeder:
         except BaseException as error:  # a bug: loud on both ways, the stream and the log
             self._finish(HealthState.FAILED, f"internal error: {error!r}")
             raise
-        self.ring.close()
+        self._close_ring()
 
     def _finish(self, state: HealthState, reason: str) -> None:
-        self.ring.close()
+        self._close_ring()
         self._enter(state, reason)
+
+    def _close_ring(self) -> None:
+        self._intake.ring.close()
+        self.ring.close()
+
+    def _move(self) -> None:
+        if self._next_ring is not None:
+            self._intake.move_to(self._next_ring)
+            self._next_ring = None
 
     def _capture_for_ever(self) -> Iterator[float]:
         """Run capture after capture until stopped; the pause grows while nothing is delivered."""
@@ -162,6 +210,7 @@ class Feeder:
         while not self._stopping.is_set():
             written = self.ring.written
             try:
+                self._move()
                 yield from self._capture()
             except SourceLost as error:
                 why = " ".join(str(error).split())  # a list of devices has several lines
@@ -182,6 +231,7 @@ class Feeder:
             begun = False
             while not self._stopping.is_set():
                 block = self.source.read()
+                self._move()
                 if block is not None:
                     if not begun:
                         begun = True
@@ -234,8 +284,10 @@ class Feeder:
 
     def _count_losses(self) -> tuple[int, int, int, int]:
         ring, intake = self.ring, self._intake
-        dropped = ring.skipped + ring.discarded + ring.overrun_samples
-        return dropped, intake.xruns, ring.overrun_events, intake.nonfinite_samples
+        _, _, lost, overruns = self._past
+        dropped = lost + ring.skipped + ring.discarded + ring.overrun_samples
+        overruns += ring.overrun_events
+        return dropped, intake.xruns, overruns, intake.nonfinite_samples
 
     def _enter(self, state: HealthState, reason: str) -> None:
         self.reason = reason

@@ -29,6 +29,7 @@ class Intake:
         stopping: Set when nobody wants more audio; ends waiting for space.
 
     Attributes:
+        ring: Where it writes at present.
         xruns: Driver overflows so far.
         nonfinite_samples: Native samples replaced by zeros because they were NaN, infinite or
             absurdly large.
@@ -38,7 +39,7 @@ class Intake:
         self.xruns = 0
         self.nonfinite_samples = 0
         self._silent_frames = 0
-        self._ring = ring
+        self.ring = ring
         self._channel: Channel = channel
         self._stopping = stopping
         self._resampler: Resampler | None = None
@@ -66,7 +67,7 @@ class Intake:
             native_rate_hz: Its rate.
             can_wait: It is not live: rather wait for the reader than overrun.
         """
-        self._resampler = Resampler(native_rate_hz, self._ring.sample_rate_hz)
+        self._resampler = Resampler(native_rate_hz, self.ring.sample_rate_hz)
         self._native_rate_hz = native_rate_hz
         self._can_wait = can_wait
         self._base_index = None
@@ -82,18 +83,18 @@ class Intake:
         self.xruns += block.xruns
         if self._base_index is None:
             # What a driver lost before its first block belongs to the outage.
-            if self._ring.index_end > 0:
-                away = self._ring.index_at(block.t_first_ns) - self._ring.index_end
-                self._ring.skip(max(1, away))
-            self._base_index = self._ring.index_end
+            if self.ring.index_end > 0:
+                away = self.ring.index_at(block.t_first_ns) - self.ring.index_end
+                self.ring.skip(max(1, away))
+            self._base_index = self.ring.index_end
             self._begin_piece()
         elif block.lost_frames > 0:
             self._flush()
             self._native_frames += block.lost_frames
             # From the source's first block, so that rounding does not add up.
-            model_rate_hz = self._ring.sample_rate_hz
+            model_rate_hz = self.ring.sample_rate_hz
             passed = round(self._native_frames * model_rate_hz / self._native_rate_hz)
-            self._ring.skip(max(1, self._base_index + passed - self._ring.index_end))
+            self.ring.skip(max(1, self._base_index + passed - self.ring.index_end))
             self._begin_piece()
         mono = self._sanitise(select_channel(_as_float(block.samples), self._channel))
         self._piece_t_ns = block.t_first_ns - samples_to_ns(self._piece_in, self._native_rate_hz)
@@ -101,6 +102,17 @@ class Intake:
         self._native_frames += mono.size
         assert self._resampler is not None
         self._write(self._resampler.process(mono))
+
+    def move_to(self, ring: Ring) -> None:
+        """Write into another ring, of another rate, from the next block on."""
+        if self._base_index is not None:
+            self._flush()
+            self._base_index = ring.index_end
+        self.ring = ring
+        self._native_frames = 0
+        self._begin_piece()
+        if self._native_rate_hz:
+            self._resampler = Resampler(self._native_rate_hz, ring.sample_rate_hz)
 
     def end(self) -> None:
         """Write what the resampler still holds: the source has ended or broken away."""
@@ -130,14 +142,14 @@ class Intake:
         return mono
 
     def _write(self, samples: FloatArray) -> None:
-        step = max(1, self._ring.capacity_samples // 4)
+        step = max(1, self.ring.longest_hop_samples // 2)
         for first in range(0, samples.size, step):
             piece = samples[first : first + step]
-            while self._can_wait and not self._ring.wait_for_space(piece.size, READ_WAIT_S):
+            while self._can_wait and not self.ring.wait_for_space(piece.size, READ_WAIT_S):
                 if self._stopping.is_set():
                     return
-            t_ns = self._piece_t_ns + samples_to_ns(self._piece_out, self._ring.sample_rate_hz)
-            self._ring.write(piece, t_ns, self._has_nonfinite)
+            t_ns = self._piece_t_ns + samples_to_ns(self._piece_out, self.ring.sample_rate_hz)
+            self.ring.write(piece, t_ns, self._has_nonfinite)
             self._piece_out += piece.size
 
 

@@ -13,7 +13,7 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
@@ -164,7 +164,7 @@ class Engine:
             )
         future.result()  # ended, or has begun just now and takes no longer than a tick
 
-    def swap(self, executor: Executor) -> None:
+    def swap(self, executor: Executor, rings: Mapping[str, Ring] | None = None) -> None:
         """Go on with another executor; in the engine's thread, between two ticks (`call`).
 
         Every stream keeps its place: its ring is rewound by the window of the new executor, which
@@ -174,7 +174,9 @@ class Engine:
         until its window is full, without a new epoch.
 
         Args:
-            executor: Warmed up, for the rate of the rings.
+            executor: Warmed up.
+            rings: Of streams that go on in another ring, of the executor's rate: each begins a new
+                epoch. What is left in the old one is not read any more.
 
         Raises:
             ModelError: It has fewer slots than there are streams; nothing was changed.
@@ -190,9 +192,15 @@ class Engine:
             self._free_slots = deque(range(executor.max_streams))
             streams = list(self._streams.values())
             for stream in streams:
-                tracker = stream.tracker.succeed(executor.window_samples, executor.hop_samples)
-                if stream.tracker.hops > 0:
-                    stream.ring.rewind(executor.hop_samples, tracker.hops_per_window - 1)
+                geometry = executor.window_samples, executor.hop_samples
+                if rings and (ring := rings.get(stream.name)) is not None:
+                    stream.ring.listen(lambda: None)
+                    stream.ring, tracker = ring, stream.tracker.begin_again(*geometry)
+                    ring.listen(functools.partial(self._hear, stream))
+                else:
+                    tracker = stream.tracker.succeed(*geometry)
+                    if stream.tracker.hops > 0:
+                        stream.ring.rewind(executor.hop_samples, tracker.hops_per_window - 1)
                 stream.slot, stream.tracker = self._free_slots.popleft(), tracker
         for stream in streams:
             self._hear(stream)  # what it has to hear again

@@ -85,6 +85,10 @@ class WindowTracker:
         told_until = max(self._told_until, self.sample_end if self.complete else 0)
         return WindowTracker(window_samples, hop_samples, self.epoch, told_until)
 
+    def begin_again(self, window_samples: int, hop_samples: int) -> "WindowTracker":
+        """Return the tracker of a model of another rate: a new epoch, which has heard nothing."""
+        return WindowTracker(window_samples, hop_samples, self.epoch + (self.hops > 0))
+
     def starts_epoch(self, hop: Hop) -> bool:
         """Tell whether the state must start anew for this hop."""
         return self.hops == 0 or hop.lost_samples > 0
