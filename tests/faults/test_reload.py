@@ -28,11 +28,17 @@ EAGER = "events.onset_threshold = 0.03\nevents.offset_threshold = 0.01\n"
 def models(tmp_path_factory, model) -> dict[str, Path]:
     """Checkpoints to change to."""
     folder = tmp_path_factory.mktemp("reload-models")
-    labels = {"labels": [*LABELS[:-1], "other"], "unknown_labels": ["other"]}
+    labels = [*LABELS[:-1], "other"]
     found = {
         "present": Path(model),
         "other": save_seasoned(folder / "other.safetensors", seed=1, name="other"),
-        "labels": save_seasoned(folder / "labels.safetensors", seed=2, name="labels", **labels),
+        "labels": save_seasoned(
+            folder / "labels.safetensors",
+            seed=2,
+            name="labels",
+            labels=labels,
+            unknown_labels=["other"],
+        ),
     }
     path = folder / "slow.safetensors"
     found["slow"] = save_seasoned(path, front_end=AT_8_KHZ, name="slow")
