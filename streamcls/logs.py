@@ -33,12 +33,15 @@ _OWN_FIELDS = ("stream", "state")
 
 def configure_logging(level: str) -> None:
     """Send what is at least as severe as ``level`` to the journal or to standard error."""
+    handler: logging.Handler
     if writes_to_journal(os.environ):
-        handler: logging.Handler = JournalHandler()
+        handler = RateLimiter(JournalHandler())
     else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(_FORMAT))
-    logging.basicConfig(level=level.upper(), handlers=[RateLimiter(handler)])
+        lines = logging.StreamHandler()
+        lines.setFormatter(logging.Formatter(_FORMAT))
+        # On a terminal somebody looks, and wants to see everything.
+        handler = lines if sys.stderr.isatty() else RateLimiter(lines)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("jax").setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
@@ -134,7 +137,7 @@ class RateLimiter(logging.Handler):
     """Passes at most ``burst`` entries of a kind in each period, then the last one with a count.
 
     Entries are of one kind when they come from the same place in the code and are about the same
-    stream.
+    stream. Whoever asks for the level `debug` gets all of those.
 
     Args:
         target: Gets what is passed; closed with this one.
@@ -152,6 +155,9 @@ class RateLimiter(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pass an entry, or keep it as the last one of its kind."""
+        if record.levelno < logging.INFO:
+            self._target.handle(record)
+            return
         key = (record.name, record.msg, getattr(record, "stream", None))
         now_s = time.monotonic()
         kind = self._kinds.get(key)
@@ -159,7 +165,7 @@ class RateLimiter(logging.Handler):
             kind = self._kinds[key] = _Kind(now_s)
             self._kinds.move_to_end(key)
             if len(self._kinds) > _MAX_KINDS:
-                self._release(self._kinds.popitem(last=False)[1])
+                self._pass_last(self._kinds.popitem(last=False)[1])
         if kind.passed < self._burst:
             kind.passed += 1
             self._target.handle(record)
@@ -174,20 +180,26 @@ class RateLimiter(logging.Handler):
 
     def close(self) -> None:
         """Pass what is held back, then close the target."""
-        with self.lock or threading.RLock():
+        self.acquire()
+        try:
             for kind in self._kinds.values():
-                self._release(kind)
+                self._pass_last(kind)
             self._kinds.clear()
+        finally:
+            self.release()
         self._target.close()
         super().close()
 
     def _end_period(self, key: tuple[object, ...], kind: _Kind) -> None:
-        with self.lock or threading.RLock():
+        self.acquire()
+        try:
             if self._kinds.get(key) is kind:
                 del self._kinds[key]
-                self._release(kind)
+                self._pass_last(kind)
+        finally:
+            self.release()
 
-    def _release(self, kind: _Kind) -> None:
+    def _pass_last(self, kind: _Kind) -> None:
         if kind.last is None:
             return
         record = copy.copy(kind.last)
