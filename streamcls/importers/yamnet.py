@@ -43,6 +43,18 @@ FRONT_END = FrontEnd(
     mel_unit_area=False,
 )
 
+EVENT_THRESHOLD = 0.4
+"""Probability from which a class counts as heard; see docs/yamnet.md for what others give."""
+BACKGROUND = [
+    "Silence",
+    "Inside, small room",
+    "Inside, large room or hall",
+    "Inside, public space",
+    "Outside, urban or manmade",
+    "Outside, rural or natural",
+]
+"""Classes that say where the microphone is, not what happens there: no events."""
+
 _LABELS_FILE = Path(__file__).with_name("audioset_labels.txt")
 _NOT_LAYERS = frozenset({"QUANTIZE", "DEQUANTIZE", "RESHAPE", "SPLIT", "EXPAND_DIMS"})
 """What a converter puts around the layers; with one input and one output they compute nothing."""
@@ -103,8 +115,10 @@ def import_yamnet(path: Path, name: str, target: Path) -> Header:
         settings=overrides,
         front_end=asdict(FRONT_END),
         labels=labels,
+        unknown_labels=BACKGROUND,
         task="multi-label",
         window=describe_window(model),
+        thresholds=dict.fromkeys(labels, EVENT_THRESHOLD),
         licence="Apache-2.0",
         training={
             "data": "AudioSet",
