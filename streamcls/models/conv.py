@@ -14,8 +14,10 @@ from streamcls.models.sliding import Padding, Sliding
 class Conv(Sliding):
     """Convolution (dense or depthwise), normalisation and activation in one layer.
 
-    Depthwise kernels are summed as shifted products, which XLA's CPU backend fuses into one loop,
-    4 to 7 times faster than its grouped convolution.
+    Written in what XLA's CPU backend does well. Where an output channel has one input channel
+    (depthwise, or the first layer): a sum of shifted products, which is fused into one loop, 4 to 7
+    times faster than a grouped convolution. Else one matrix product over the patches, which halves
+    the time of a step of `commands` against `lax.conv_general_dilated`.
 
     Args:
         in_channels: Channels of the input.
@@ -67,7 +69,11 @@ class Conv(Sliding):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Evaluate ``[batch, frames, n_mels, in_channels]``."""
-        y = self._depthwise(x) if self.depthwise else self._dense(x)
+        padding = self.padding_of(x.shape[1])
+        if any(map(any, padding)):
+            x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        one_input = self.depthwise or self.in_channels == 1
+        y = self._shifted(x) if one_input else self._dense(x)
         if self.bias is not None:
             y = y + self.bias[...]
         if self.norm is not None:
@@ -76,22 +82,11 @@ class Conv(Sliding):
 
     def _dense(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...]
-        if self.kernel_size == (1, 1):
-            return x[:, :: self.strides[0], :: self.strides[1]] @ kernel[0, 0]
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=self.strides,
-            padding=self.padding_of(x.shape[1]),
-            rhs_dilation=(self.dilation_frames, 1),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        patches = jnp.concatenate([inputs for _, _, inputs in self.taps(x)], axis=-1)
+        return patches @ kernel.reshape(-1, kernel.shape[-1])
 
-    def _depthwise(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...]
-        time_pad, mel_pad = self.padding_of(x.shape[1])
-        if any(time_pad) or any(mel_pad):
-            x = jnp.pad(x, ((0, 0), time_pad, mel_pad, (0, 0)))
+    def _shifted(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].reshape(*self.kernel_size, -1)
         first, *rest = (inputs * kernel[i, j] for i, j, inputs in self.taps(x))
         return sum(rest, start=first)
 
