@@ -65,7 +65,10 @@ def _fit(args: argparse.Namespace) -> None:
     from train.runs import train_run
 
     plan = msgspec.structs.replace(
-        _plan(args, args.fold), hold_out=args.hold_out, official=args.official
+        _plan(args, args.fold),
+        hold_out=args.hold_out,
+        official=args.official,
+        shared_groups=args.shared_groups,
     )
     name = args.recipe or Path(plan.folder or "").name
     out = args.out or args.work / (name if args.fold is None else f"{name}-{args.fold}")
@@ -305,6 +308,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     held.add_argument(
         "--official", action="store_true", help="keep what the data set itself calls test"
+    )
+    fit.add_argument(
+        "--shared-groups",
+        action="store_true",
+        help="with --official: accept groups on both sides; the score is named after them",
     )
     fit.set_defaults(run=_fit)
 

@@ -22,7 +22,14 @@ from train.folder import SILENCE_FOLDER, make_silence, recipe_for_folder
 from train.loop import fit
 from train.recipes import Recipe, apply_overrides, load_recipe
 from train.report import write_report
-from train.split import Split, split_all, split_fold, split_hold_out, split_official
+from train.split import (
+    Split,
+    count_shared_groups,
+    split_all,
+    split_fold,
+    split_hold_out,
+    split_official,
+)
 from train.synth import render_words
 
 RUN_FILE = "run.json"
@@ -41,6 +48,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hold out these groups instead."""
     official: bool = False
     """Hold out what the data sets themselves call test."""
+    shared_groups: bool = False
+    """Accept groups on several sides of that split."""
     folder: str | None = None
     """The folder of clips, where there is no recipe."""
     layout: str | None = None
@@ -66,6 +75,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             parts.append(f"--fold {self.fold}")
         parts += [f"--hold-out {group}" for group in self.hold_out]
         parts += ["--official"] if self.official else []
+        parts += ["--shared-groups"] if self.shared_groups else []
         parts += [] if self.synthetic else ["--no-synth"]
         return " ".join(parts)
 
@@ -100,7 +110,7 @@ class Workspace:
 def choose_split(plan: Plan, recipe: Recipe, clips: Clips) -> Split:
     """Return the split a plan asks for; without fold or groups everything is trained on."""
     if plan.official:
-        return split_official(clips)
+        return split_official(clips, plan.shared_groups)
     if plan.hold_out:
         return split_hold_out(clips, plan.hold_out)
     if plan.fold is not None:
@@ -200,6 +210,8 @@ def evaluate_run(run: Path, workspace: Workspace, clips: Clips | None = None) ->
             f"recordings"
         )
     name = f"{recipe.name}, fold {plan.fold}" if plan.fold is not None else recipe.name
+    if shared := count_shared_groups(clips, split):
+        name += f", official split with {shared} groups on both sides"
     scores = evaluate(load_checkpoint(run / MODEL_FILE), clips.take(split.test), name)
     save_scores(scores, run / SCORES_FILE)
     write_report(scores, f"{plan.describe()} --out {run} && python -m train evaluate {run}", run)

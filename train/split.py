@@ -127,8 +127,13 @@ def split_fold(
     return _finish(clips, validation, test)
 
 
-def split_official(clips: Clips) -> Split:
+def split_official(clips: Clips, shared_groups: bool = False) -> Split:
     """Split as the data sets themselves say; what names no side is trained on.
+
+    Args:
+        clips: All clips.
+        shared_groups: Accept groups on several sides, as some published splits have them; the
+            score then says little of new speakers or recordings.
 
     Raises:
         DataError: If nothing is held out, or a group leaks.
@@ -141,7 +146,13 @@ def split_official(clips: Clips) -> Split:
             f"no clip is in a test split ({', '.join(TEST_NAMES)}; found: {found}); hold out "
             f"groups instead, with --fold or --hold-out"
         )
-    return _finish(clips, np.isin(name, VALIDATION_NAMES), test)
+    return _finish(clips, np.isin(name, VALIDATION_NAMES), test, shared_groups)
+
+
+def count_shared_groups(clips: Clips, split: Split) -> int:
+    """Return how many groups are both trained and tested on."""
+    trained, tested = (set(clips.group[side].tolist()) for side in (split.train, split.test))
+    return len(trained & tested)
 
 
 def split_hold_out(clips: Clips, groups: list[str]) -> Split:
@@ -164,7 +175,12 @@ def split_hold_out(clips: Clips, groups: list[str]) -> Split:
     return _finish(clips, np.zeros(len(clips), np.bool_), test)
 
 
-def _finish(clips: Clips, validation: NDArray[np.bool_], test: NDArray[np.bool_]) -> Split:
+def _finish(
+    clips: Clips,
+    validation: NDArray[np.bool_],
+    test: NDArray[np.bool_],
+    shared_groups: bool = False,
+) -> Split:
     """Keep train-only sources out of validation and test, then check for leaks."""
     train_only = np.array([s.train_only for s in clips.sources])[clips.source]
     split = Split(
@@ -172,5 +188,6 @@ def _finish(clips: Clips, validation: NDArray[np.bool_], test: NDArray[np.bool_]
         validation=validation & ~train_only,
         test=test & ~train_only,
     )
-    check_disjoint(clips.group, split)
+    if not shared_groups:
+        check_disjoint(clips.group, split)
     return split

@@ -15,7 +15,7 @@ from train.data import Source, load_clips, read_manifest
 from train.data.check import CheckResult, check_folder
 from train.data.layouts import read_folder
 from train.errors import DataError
-from train.split import split_fold, split_official
+from train.split import count_shared_groups, split_fold, split_official
 
 
 @pytest.mark.parametrize("layout", TREES)
@@ -80,6 +80,7 @@ def test_own_splits_are_folds_and_sides(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="both train and test: words/0a7c"):
         split_official(words)
+    assert count_shared_groups(words, split_official(words, shared_groups=True)) == 1
 
 
 def spoiled_set(folder: Path) -> Path:

@@ -71,14 +71,20 @@ def test_scene_is_the_same_for_the_same_seed_and_holds_what_it_says(material: Ma
         assert level_db(sound.onset_s, sound.offset_s) > level_db(0.0, 3.0) + 4
 
 
-def test_halves_share_no_group(material: Material, clips: Clips) -> None:
-    halves = [material.half(number) for number in (0, 1)]
+def test_halves_share_no_group_if_they_can(material: Material, clips: Clips) -> None:
+    *halves, apart = material.halve()
     groups = [set(half.targets.group.tolist()) for half in halves]
+    assert apart
     assert groups[0] | groups[1] == set(clips.group.tolist())
     assert not groups[0] & groups[1]
-    one = clips.take(np.flatnonzero(clips.group == clips.group[0]))
-    with pytest.raises(DataError, match="rise, fall: held out in too few groups"):
-        sort_clips(one, UNKNOWN).half(1)
+    one = sort_clips(clips.take(np.flatnonzero(clips.group == clips.group[0])), UNKNOWN)
+    *halves, apart = one.halve()
+    assert not apart
+    paths = [set(half.targets.path.tolist()) for half in halves]
+    assert not paths[0] & paths[1]
+    single = sort_clips(clips.take(np.array([0])), UNKNOWN)
+    with pytest.raises(DataError, match="held out in one clip only"):
+        single.halve()
     with pytest.raises(DataError, match="no held-out clip of a class that gives events"):
         sort_clips(clips.take(clips.label == 3), UNKNOWN)
 

@@ -77,6 +77,8 @@ class StreamScores(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     held_out: str
     """What the scenes are made of, for people."""
+    halves_apart: bool
+    """Thresholds were chosen on other groups, not only on other clips."""
     temperature: float
     """At which the thresholds hold."""
     labels: list[str]
@@ -145,9 +147,10 @@ def evaluate_stream(
         label for label in labels if material.targets.targets[:, header.labels.index(label)].any()
     ]
     heard = []
+    *halves, apart = material.halve()
     for half, name in enumerate(("choose", "report")):
         own = []
-        scenes = make_scenes(material.half(half), settings, hours, 2 * seed + half, name)
+        scenes = make_scenes(halves[half], settings, hours, 2 * seed + half, name)
         for scene in scenes:
             if keep and name == "report":
                 write_scene(scene, keep)
@@ -167,6 +170,7 @@ def evaluate_stream(
         name=header.name,
         model=model.name,
         held_out=held_out,
+        halves_apart=apart,
         temperature=header.temperature,
         labels=labels,
         hop_ms=hop_ms,

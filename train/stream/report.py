@@ -20,6 +20,9 @@ def write_stream_report(scores: StreamScores, command: str, folder: Path) -> Pat
     draw_det(scores, folder / "det.png")
     draw_example(scores, folder / "example.png")
     made, total, default = scores.settings, scores.total, scores.default_total
+    others = (
+        "speakers and recordings" if scores.halves_apart else "clips, in part of the same speakers"
+    )
     lines = [
         f"# {scores.name} in a stream",
         "",
@@ -31,7 +34,7 @@ def write_stream_report(scores: StreamScores, command: str, folder: Path) -> Pat
         "that talks all day; a quiet room makes up less. They were heard by the daemon's own "
         f"engine and event detector at a hop of {scores.hop_ms:g} ms, default `[events]`. The "
         f"thresholds were chosen for {scores.target_per_hour:g} false accepts per hour and label "
-        "on as many scenes of other speakers and recordings. Made with:",
+        f"on as many scenes of other {others}. Made with:",
         "",
         f"    {command}",
         "",

@@ -83,40 +83,49 @@ class Material:
     distractors: Clips
     noises: Clips
 
-    def half(self, number: int) -> "Material":
-        """Return the clips of one half of the groups, 0 or 1.
+    def halve(self) -> tuple["Material", "Material", bool]:
+        """Part the clips: what is chosen on one half is reported on the other.
+
+        Returns:
+            The halves, and whether they share no group. Where a label was held out in one group
+            only, the halves share groups but no clip.
 
         Raises:
-            DataError: If a label of the targets is missing in the half.
+            DataError: If some label has a single clip.
         """
-        second: set[str] = set()
-        taken: set[str] = set()
-        for clips in (self.targets, self.distractors, self.noises):
-            # By label first, so that each label's groups go to both halves in turn.
-            first_label = dict(
-                zip(clips.group[::-1].tolist(), clips.label[::-1].tolist(), strict=True)
-            )
-            fresh = sorted(
-                set(first_label) - taken,
-                key=lambda g: (first_label[g], hashlib.sha256(g.encode()).digest()),
-            )
-            second.update(fresh[1::2])
-            taken.update(fresh)
-        parts = [
-            clips.take(np.flatnonzero([(g in second) == bool(number) for g in clips.group]))
-            for clips in (self.targets, self.distractors, self.noises)
-        ]
-        missing = [
-            label
-            for i, label in enumerate(self.targets.labels)
-            if self.targets.targets[:, i].any() and not parts[0].targets[:, i].any()
-        ]
-        if missing:
-            raise DataError(
-                f"{', '.join(missing)}: held out in too few groups to choose thresholds on one "
-                f"half and report on the other; hold out more"
-            )
-        return Material(*parts)
+        everything = (self.targets, self.distractors, self.noises)
+        for by_group in (True, False):
+            second: set[str] = set()
+            taken: set[str] = set()
+            for clips in everything:
+                names = clips.group if by_group else clips.path
+                # By label first, so that each label's groups go to both halves in turn.
+                first_label = dict(
+                    zip(names[::-1].tolist(), clips.label[::-1].tolist(), strict=True)
+                )
+                fresh = sorted(
+                    set(first_label) - taken,
+                    key=lambda n: (first_label[n], hashlib.sha256(n.encode()).digest()),
+                )
+                second.update(fresh[1::2])
+                taken.update(fresh)
+            halves = []
+            for number in (False, True):
+                parts = []
+                for clips in everything:
+                    names = clips.group if by_group else clips.path
+                    chosen = np.flatnonzero([(n in second) == number for n in names.tolist()])
+                    parts.append(clips.take(chosen))
+                halves.append(Material(*parts))
+            if all(half._labels() == self._labels() for half in halves):
+                return halves[0], halves[1], by_group
+        raise DataError(
+            "a label is held out in one clip only, too few to choose thresholds and to report; "
+            "hold out more"
+        )
+
+    def _labels(self) -> list[int]:
+        return np.flatnonzero(self.targets.targets.any(axis=0)).tolist()
 
 
 def sort_clips(clips: Clips, unknown: Sequence[str], extra: Sequence[Clips] = ()) -> Material:
