@@ -24,6 +24,7 @@ from streamcls.capture import (
     Pacer,
     RemoteSource,
     Source,
+    SourceLost,
     SourceOptions,
     check_channel,
     hide_credentials,
@@ -138,7 +139,12 @@ class Roster:
                     f"sender can reach it; put one into the configuration and start again"
                 ]
             )
-        source.check()
+        try:
+            source.check()
+        except SourceLost as error:
+            if not _may_come_later(config, name):
+                raise
+            log.warning("stream %s: %s; it is waited for", name, " ".join(str(error).split()))
         if source.channels:  # a file says it before it is opened for good
             check_channel(stream.channel, source.channels)
         events = settle_for_stream(config.events, stream.events)
@@ -500,6 +506,16 @@ def _size_ring(config: Config, model: ServedModel) -> tuple[int, int]:
     """Return the capacity of a stream's ring, and how much of it is kept for the next model."""
     buffered = max(round(config.inference.ring_s * model.rate_hz), 2 * model.hop_samples)
     return buffered + model.window_samples, model.window_samples
+
+
+def _may_come_later(config: Config, name: str) -> bool:
+    """Tell whether a source that is missing now is waited for.
+
+    What a file configures is meant to run unattended, also when the machine boots faster than its
+    sound server. Whoever names a source on the command line or by request wants to know at once.
+    """
+    is_flag = config.origins.get(f"streams.{name}.source") == "flag"
+    return not is_flag and any(origin.startswith("file ") for origin in config.origins.values())
 
 
 def _parse_source(stream: StreamConfig) -> Source:

@@ -49,8 +49,8 @@ class Source(Protocol):
     """One audio input, read in blocks of native rate and channels.
 
     Attributes:
-        sample_rate_hz: Native rate, valid after `open`.
-        channels: Native channels, valid after `open` (files know them after `check`, else 0).
+        sample_rate_hz: Native rate, valid from the first block on.
+        channels: Native channels, valid from the first block on (of files after `check`, else 0).
         live: Audio is produced in real time and lost if nobody takes it.
         finite: There is an end to be expected.
     """
@@ -69,7 +69,7 @@ class Source(Protocol):
         ...
 
     def open(self) -> None:
-        """Begin to capture.
+        """Begin to capture; what takes time may go on in `read`.
 
         Raises:
             SourceLost: It does not work now but may later.
