@@ -25,6 +25,7 @@ from streamcls.features import log_mel
 from train.data import Clips, Task, spread_windows
 from train.errors import DataError
 from train.metrics import Reliability, area_under_roc, average_precision, measure_reliability
+from train.passing import Passing, place_in_stream
 
 SNRS_DB = (20, 10, 5, 0)
 NOISES = ("white", "pink", "babble")
@@ -63,6 +64,9 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     """Clean, over the scored clips; where they have several labels, the mAP."""
     noisy_accuracy: dict[str, dict[int, float]]
     """Noise kind -> SNR in dB -> the same in noise."""
+    passing: dict[str, float] = {}
+    """What is heard -> accuracy where clips pass through a stream (see `train.passing`): clean, and
+    each kind of noise at 10 dB. Empty for networks that hear windows only, and several labels."""
     others: dict[str, float]
     """Recall of each class among the clips of sources that are not scored."""
     false_words: float | None
@@ -99,6 +103,11 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     def at(self, snr_db: int) -> float:
         """Return the accuracy at an SNR, mean over the kinds of noise."""
         return float(np.mean([row[snr_db] for row in self.noisy_accuracy.values()]))
+
+    @property
+    def passing_noisy(self) -> float:
+        """Accuracy of passing clips at 10 dB, mean over the kinds of noise."""
+        return float(np.mean([self.passing[kind] for kind in NOISES]))
 
     def per_class(self) -> list[ClassScore]:
         """Return precision and recall of every class."""
@@ -320,6 +329,9 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
             scale = np.float32(10 ** (-snr_db / 20))
             mixed = classify((words + scale * noise).astype(np.float32))
             noisy_accuracy[kind][snr_db] = _score(mean_over_clips(mixed, word_clip), truth, task)
+    passing: dict[str, float] = {}
+    if checkpoint.model.time_valid and task == "single-label":
+        passing = _score_passing(checkpoint, clips.take(scored), talkers, rng)
     other = ~scored
     clean = probabilities[scored]
     single = task == "single-label"
@@ -341,6 +353,7 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
         },
         accuracy=_score(clean, truth, task),
         noisy_accuracy=noisy_accuracy,
+        passing=passing,
         others={
             label: float(hit[other & (clips.label == i)].mean())
             for i, label in enumerate(labels)
@@ -363,6 +376,28 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
         reliability=_measure_reliability(clean, truth, task),
         calibrated=_measure_calibrated(clean, truth, clips.group[scored], task),
     )
+
+
+def _score_passing(
+    checkpoint: Checkpoint,
+    clips: Clips,
+    talkers: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Return the accuracy on clips that pass through a stream, clean and at 10 dB."""
+    classify = Passing(checkpoint)
+    audio, holds = place_in_stream(clips, classify.window_samples, classify.step_samples)
+    rms = np.sqrt(clip_power(clips))[:, None].astype(np.float32)
+    accuracy = {}
+    for kind in ("clean", *NOISES):
+        heard = audio
+        if kind != "clean":
+            # The talkers go on through both windows.
+            both = np.tile(talkers, (1, 2))
+            noise = make_noise(kind, len(audio), audio.shape[1], both, rng)
+            heard = audio + np.float32(10**-0.5) * rms * noise
+        accuracy[kind] = float((classify(heard, holds).argmax(axis=1) == clips.label).mean())
+    return accuracy
 
 
 def pool(scores: Sequence[Scores], name: str) -> Scores:
@@ -398,6 +433,11 @@ def pool(scores: Sequence[Scores], name: str) -> Scores:
         noisy_accuracy={
             kind: {db: mean([s.noisy_accuracy[kind][db] for s in scores]) for db in row}
             for kind, row in first.noisy_accuracy.items()
+        },
+        passing={
+            heard: mean([s.passing[heard] for s in scores])
+            for heard in first.passing
+            if all(heard in s.passing for s in scores)
         },
         others=mean_by_label([s.others for s in scores]),
         false_words=mean(false_words) if false_words else None,

@@ -94,6 +94,17 @@ def _noise_table(scores: Scores) -> list[str]:
     return [*lines, f"| mean | **{scores.accuracy:.1%}** | {cells} |"]
 
 
+def _passing_lines(scores: Scores) -> list[str]:
+    if not scores.passing:
+        return []
+    clean, *noises = (f"{kind} {accuracy:.1%}" for kind, accuracy in scores.passing.items())
+    return [
+        "As clips pass through a stream (mean probability over the windows that hold the active "
+        f"span): **{clean}**, at 10 dB **{scores.passing_noisy:.1%}** ({', '.join(noises)}).",
+        "",
+    ]
+
+
 def _worst_confusions(scores: Scores) -> list[str]:
     if not scores.confusion:
         return []
@@ -158,6 +169,7 @@ def write_report(scores: Scores, command: str, folder: Path, folds: Sequence[Sco
         "",
         *_noise_table(scores),
         "",
+        *_passing_lines(scores),
         f"Temperature that calibrates the probabilities on these clips: {scores.temperature:g}.",
         "",
     ]
