@@ -34,22 +34,6 @@ _ESPEAK_VARIANTS = (
 )  # fmt: skip
 _FLITE_VOICES = ("kal16", "awb", "rms", "slt")
 _FESTIVAL_VOICES = ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")
-_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_ACCENTED_DIGITS = {
-    "de": "siro wann tu sri foor faif siks säwen äit nain",
-    "el": "ζίρο ουάν του θρι φορ φάιβ σιξ σέβεν έιτ νάιν",
-    "es": "siro uan tu tri for faif sics seven eit nain",
-    "fr": "zirau ouane tou sri for faïve sixe sévenne eïte naïne",
-    "hi": "ज़ीरो वन टू थ्री फोर फाइव सिक्स सेवन एट नाइन",
-    "it": "ziro uan tu tri for faiv sics seven eit nain",
-    "nl": "ziero wan toe srie foor faif siks sevun eet nain",
-    "pl": "ziro łan tu tri for fajf siks sewen ejt najn",
-    "pt-br": "zírou uân tu tri fór faiv sics séven eit nain",
-    "ru": "зиро ван ту сри фор файв сикс сэвэн эйт найн",
-    "sv": "siro van to tri får fajv six sevven ejt najn",
-}
-"""English digits as a speaker of another language would write down what they say: read by the voice
-of that language they have its accent. Half of FSDD's speakers, and of the world's, have one."""
 _LOUDEST = 0.9
 _SILENCE_DB = 45.0
 _TIMEOUT_S = 120
@@ -66,8 +50,6 @@ class Rendering:
     """espeak-ng's pitch 0..99; for flite the mean F0 in Hz."""
     speed_percent: int
     """100 is the voice's normal speed."""
-    spelling: str = ""
-    """What the voice is given to read; empty for the word itself."""
 
     @property
     def group(self) -> str:
@@ -78,8 +60,7 @@ class Rendering:
 def plan_renderings(word: str, n: int, programs: Sequence[str]) -> list[Rendering]:
     """Choose ``n`` renderings of a word, the same ones every time.
 
-    A sixth go to flite and a twelfth to festival where installed, the rest to espeak-ng; of a
-    digit's, half in foreign accents.
+    A sixth go to flite and a twelfth to festival where installed, the rest to espeak-ng.
     """
     rng = random.Random(hashlib.sha256(word.encode()).digest())
     plan: list[Rendering] = []
@@ -91,13 +72,8 @@ def plan_renderings(word: str, n: int, programs: Sequence[str]) -> list[Renderin
         elif i % 12 == 1 and "festival" in programs:
             plan.append(Rendering("festival", rng.choice(_FESTIVAL_VOICES), 50, speed_percent))
         else:
-            accent, spelling = rng.choice(_ESPEAK_ACCENTS), ""
-            if word in _DIGITS and i % 2:
-                accent, digits = rng.choice(list(_ACCENTED_DIGITS.items()))
-                spelling = digits.split()[_DIGITS.index(word)]
-            voice = f"{accent}+{rng.choice(_ESPEAK_VARIANTS)}"
-            pitch = rng.randint(15, 85)
-            plan.append(Rendering("espeak-ng", voice, pitch, speed_percent, spelling))
+            voice = f"{rng.choice(_ESPEAK_ACCENTS)}+{rng.choice(_ESPEAK_VARIANTS)}"
+            plan.append(Rendering("espeak-ng", voice, rng.randint(15, 85), speed_percent))
     return plan
 
 
@@ -133,7 +109,7 @@ def _command(word: str, how: Rendering, out: Path) -> tuple[list[str], str]:
     words_per_minute = round(160 * how.speed_percent / 100)
     return (
         ["espeak-ng", "-v", how.voice, "-p", str(how.pitch), "-s", str(words_per_minute),
-         "-w", str(out), how.spelling or word],
+         "-w", str(out), word],
         "",
     )  # fmt: skip
 
