@@ -99,6 +99,7 @@ def test_without_the_extra_training_says_what_to_install(installed: Path):
 
 
 def test_without_the_extra_a_camera_says_what_to_install(installed: Path):
-    result = run(installed, "streamcls", "run", "--source", "rtsp://127.0.0.1:9/yard")
-    assert result.returncode == 2
+    program = "import streamcls.capture as c; c.parse_source('rtsp://127.0.0.1:9/yard').check()"
+    result = run(installed, "python", "-c", program)
+    assert "SourceError" in result.stderr
     assert "streamcls[network]" in result.stderr

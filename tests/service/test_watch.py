@@ -23,11 +23,11 @@ TIMEOUT_S = 30.0
 class Watched:
     """A daemon in a thread of this process, on a minute of noise, and what its manager hears."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, model: Path):
         samples = np.random.default_rng(0).normal(0, 0.1, 60 * 16_000)
         soundfile.write(folder / "noise.wav", samples, 16_000)
         overrides = {
-            "model": str(save_seasoned(folder / "quick.safetensors")),
+            "model": str(model),
             "streams.a.source": f"file:{folder}/noise.wav",
             "inference.max_streams": 1,
             "publish.endpoint": f"ipc://{folder}/pub",
@@ -73,9 +73,16 @@ class Watched:
         self._manager.close()
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_seasoned(tmp_path_factory.mktemp("model") / "quick.safetensors")
+
+
 @pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
-    watched = Watched(tmp_path)
+def watched(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    # The cache is a setting of the whole process, and of the tests that follow.
+    monkeypatch.setattr("streamcls.daemon.enable_compilation_cache", lambda: None)
+    watched = Watched(tmp_path, model)
     with contextlib.closing(watched):
         yield watched
 
