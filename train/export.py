@@ -71,7 +71,7 @@ def summarise(scores: Scores) -> dict[str, Any]:
 def summarise_stream(stream: StreamScores) -> dict[str, Any]:
     """Return the numbers of a stream evaluation that a header carries."""
     return {
-        "model": stream.model,
+        "scenes": stream.held_out,
         "hours": stream.hours,
         "missed_share": stream.total.missed_share,
         "made_up_per_hour": stream.total.made_up_per_hour,

@@ -221,8 +221,8 @@ def test_command_measures_chooses_and_exports(
     text = (out / "stream.md").read_text()
     assert "| two |" in text
     assert "Distractors: chirps." in text
-    assert (out / "det.png").stat().st_size > 5_000
-    assert (out / "example.png").stat().st_size > 5_000
+    assert (out / "stream-det.png").stat().st_size > 5_000
+    assert (out / "stream-example.png").stat().st_size > 5_000
     assert len(list((tmp_path / "scenes").glob("*.flac"))) == 1
     thresholds = json.loads((out / "stream.json").read_text())["thresholds"]
     assert set(thresholds) == {"one", "two"}

@@ -77,7 +77,7 @@ class StreamScores(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     held_out: str
     """What the scenes are made of, for people."""
-    halves_apart: bool
+    halves_apart: bool = True
     """Thresholds were chosen on other groups, not only on other clips."""
     temperature: float
     """At which the thresholds hold."""

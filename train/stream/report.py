@@ -17,8 +17,8 @@ _FEWEST_PER_HOUR = 0.05
 def write_stream_report(scores: StreamScores, command: str, folder: Path) -> Path:
     """Write ``stream.md`` and its pictures into ``folder``; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw_det(scores, folder / "det.png")
-    draw_example(scores, folder / "example.png")
+    draw_det(scores, folder / "stream-det.png")
+    draw_example(scores, folder / "stream-example.png")
     made, total, default = scores.settings, scores.total, scores.default_total
     others = (
         "speakers and recordings" if scores.halves_apart else "clips, in part of the same speakers"
@@ -43,7 +43,7 @@ def write_stream_report(scores: StreamScores, command: str, folder: Path) -> Pat
         f"| chosen | {total.missed_share:.1%} of {total.sounds} | {total.made_up_per_hour:.1f} |",
         f"| default (0.6) | {default.missed_share:.1%} | {default.made_up_per_hour:.1f} |",
         "",
-        "![false accepts against false rejects](det.png)",
+        "![false accepts against false rejects](stream-det.png)",
         "",
         "## Labels, at the chosen thresholds",
         "",
@@ -89,7 +89,7 @@ def write_stream_report(scores: StreamScores, command: str, folder: Path) -> Pat
         "",
         "## Half a minute of it",
         "",
-        "![scores, truth and events](example.png)",
+        "![scores, truth and events](stream-example.png)",
         "",
     ]
     path = folder / "stream.md"
