@@ -1,0 +1,230 @@
+"""The same networks, weights and audio in ONNX Runtime and LiteRT: processor time against ours.
+
+Two questions. Whole windows: what does a window of YAMNet cost, alone and in batches? Streams: what
+does a second of a stream cost when `commands` answers every 80 ms, ours step by step, the peer's
+over whole windows, whose log-mel frames our own compiled front end computes for it?
+
+    python -m benchmarks.peers --yamnet ../shared/weights/yamnet/coral_yamnet_spectra_in.tflite
+
+Needs ``uv sync --group bench``. All contestants run in one process, in random order, many rounds;
+a process for each number of threads, bound to that many cores. Processor time (all threads of the
+process) is counted, because other work on the machine does not lengthen it.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import describe_machine
+
+HOP_MS = 80
+Contestants = dict[str, Callable[[], Any]]
+
+
+def measure(contestants: Contestants, duration_s: float) -> dict[str, np.ndarray]:
+    """Return the processor seconds of a call, a sample per round, of each contestant."""
+    names = list(contestants)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    generator = np.random.default_rng(0)
+    end_s = time.monotonic() + duration_s
+    while time.monotonic() < end_s:
+        for index in generator.permutation(len(names)):
+            name, call = names[index], contestants[names[index]]
+            call()
+            begin_s = time.process_time()
+            for _ in range(3):
+                call()
+            seconds[name].append((time.process_time() - begin_s) / 3)
+    return {name: np.array(samples) for name, samples in seconds.items()}
+
+
+def print_rows(what: str, unit_s: dict[str, np.ndarray], ours: str) -> None:
+    """Print a row a contestant: median, 10th to 90th percentile, and the ratio to ours."""
+    reference = np.median(unit_s[ours])
+    for name, samples in unit_s.items():
+        low, median, high = np.percentile(1000 * samples, [10, 50, 90])
+        ratio = "" if name == ours else f"{median / 1000 / reference:.2f}"
+        print(f"| {what} | {name} | {median:.3f} | {low:.3f} .. {high:.3f} | {ratio} |")
+
+
+def open_onnx(model: Any, n_mels: int, n_threads: int) -> Any:
+    """Return an ONNX Runtime session of a folded classifier."""
+    import onnxruntime
+
+    from benchmarks.peers_onnx import to_onnx
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    # Waiting threads would burn the processor time that is counted.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(
+        to_onnx(model, n_mels), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def open_litert(path: Path, batch: int, n_threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function of ``[batch, 96, 64]`` frames that runs the published int8 file."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    runtime = Interpreter(str(path), num_threads=n_threads)
+    entry = runtime.get_input_details()[0]
+    runtime.resize_tensor_input(entry["index"], [batch, *entry["shape"][1:]])
+    runtime.allocate_tensors()
+    exit_index = runtime.get_output_details()[0]["index"]
+
+    def run(frames: np.ndarray) -> np.ndarray:
+        runtime.set_tensor(entry["index"], frames)
+        runtime.invoke()
+        return runtime.get_tensor(exit_index)
+
+    return run
+
+
+def compare_windows(file: Path, n_threads: int, duration_s: float) -> None:
+    """Print the cost of a window of YAMNet."""
+    import jax
+    from flax import nnx
+
+    from streamcls.checkpoint import load_checkpoint
+    from streamcls.importers.yamnet import import_yamnet
+
+    with tempfile.TemporaryDirectory() as folder:
+        import_yamnet(file, "yamnet", Path(folder) / "yamnet.safetensors")
+        checkpoint = load_checkpoint(Path(folder) / "yamnet.safetensors")
+    checkpoint.model.fold()
+    session = open_onnx(checkpoint.model, 64, n_threads)
+    graph, weights = nnx.split(checkpoint.model)
+    weights = jax.device_put(weights)
+    for batch in (1, 8, 32):
+        frames = np.random.default_rng(1).normal(-3, 2, (batch, 96, 64)).astype(np.float32)
+        ours = jax.jit(lambda w, x: nnx.merge(graph, w)(x)).lower(weights, frames).compile()
+        expected = session.run(None, {"mel": frames})[0]
+        np.testing.assert_allclose(ours(weights, frames), expected, atol=1e-3)
+        litert = open_litert(file, batch, n_threads)
+        contestants: Contestants = {
+            "streamcls, float32": lambda ours=ours, x=frames: np.asarray(ours(weights, x)),
+            "ONNX Runtime, float32": lambda x=frames: session.run(None, {"mel": x}),
+            "LiteRT, int8": lambda run=litert, x=frames: run(x),
+        }
+        samples = measure(contestants, duration_s)
+        cost = {name: one / batch for name, one in samples.items()}
+        print_rows(f"{n_threads} | {batch}", cost, "streamcls, float32")
+
+
+def compare_streams(n_threads: int, duration_s: float) -> None:
+    """Print the cost of a second of a stream that is classified every 80 ms."""
+    import jax
+
+    from streamcls.checkpoint import find_checkpoint, load_checkpoint
+    from streamcls.engine import build_executor, choose_hop_samples
+    from streamcls.features import initial_history, log_mel, stream_log_mel
+
+    checkpoint = load_checkpoint(find_checkpoint("commands"))
+    front_end = checkpoint.front_end
+    hop = choose_hop_samples(checkpoint, HOP_MS)
+    window = front_end.samples_for(checkpoint.model.window_frames)
+    executor = build_executor(checkpoint, hop, max_streams=64)
+    executor.warm_up()
+    session = open_onnx(checkpoint.model, front_end.n_mels, n_threads)
+    hops_per_s = 1000 / HOP_MS
+    tile = executor.buckets[-1]
+    for n_streams in (1, 64):
+        n_hops = -(-window // hop)
+        shape = (n_streams, n_hops * hop)
+        audio = np.random.default_rng(2).normal(0, 0.1, shape).astype(np.float32)
+        newest, heard = audio[:, -hop:].copy(), audio[:, -window:].copy()
+        tiles = [slice(i, min(i + tile, n_streams)) for i in range(0, n_streams, tile)]
+        slots = np.arange(n_streams, dtype=np.int32)
+
+        def step(hop_audio: np.ndarray, fresh: bool, tiles=tiles, slots=slots) -> np.ndarray:
+            return np.concatenate(
+                [
+                    executor.step(
+                        hop_audio[one], slots[one], np.full(len(slots[one]), fresh)
+                    ).probabilities.copy()
+                    for one in tiles
+                ]
+            )
+
+        all_frames = jax.jit(lambda x: log_mel(x, front_end)).lower(heard).compile()
+        history = np.asarray(initial_history(n_streams, front_end))
+        new_frames = (
+            jax.jit(lambda x, h: stream_log_mel(x, h, front_end)).lower(newest, history).compile()
+        )
+        mel = np.asarray(all_frames(heard)).copy()
+
+        def whole(heard=heard, all_frames=all_frames) -> np.ndarray:
+            return session.run(None, {"mel": np.asarray(all_frames(heard))})[0]
+
+        def kept(newest=newest, history=history, new_frames=new_frames, mel=mel) -> np.ndarray:
+            new = np.asarray(new_frames(newest, history)[0])
+            mel[:, : -new.shape[1]] = mel[:, new.shape[1] :]
+            mel[:, -new.shape[1] :] = new
+            return session.run(None, {"mel": mel})[0]
+
+        def network(mel=mel) -> np.ndarray:
+            return session.run(None, {"mel": mel})[0]
+
+        for index in range(n_hops):
+            ours = step(audio[:, index * hop : (index + 1) * hop], index == 0)
+        odds = np.exp(whole() / checkpoint.header.temperature)
+        expected = odds / odds.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(ours, expected, atol=1e-3)
+        name = "streamcls, step by step"
+        contestants: Contestants = {
+            name: lambda step=step, newest=newest: step(newest, False),
+            "ONNX Runtime, all frames of the window anew": whole,
+            "ONNX Runtime, frames kept": kept,
+            "ONNX Runtime, frames for nothing": network,
+        }
+        samples = measure(contestants, duration_s)
+        cost = {key: one * hops_per_s / n_streams for key, one in samples.items()}
+        print_rows(f"{n_threads} | {n_streams}", cost, name)
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--yamnet", type=Path, metavar="FILE.tflite", help="YAMNet as published")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--duration-s", type=float, default=10.0, help="of each comparison")
+    parser.add_argument("--part", choices=("windows", "streams"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        (n_threads,) = arguments.threads
+        if arguments.part == "windows":
+            compare_windows(arguments.yamnet, n_threads, arguments.duration_s)
+        else:
+            compare_streams(n_threads, arguments.duration_s)
+        return
+    print(describe_machine("jax", "onnxruntime", "ai-edge-litert"))
+    cores = sorted(os.sched_getaffinity(0))
+    for part, title in (
+        ("windows", "| threads | batch | YAMNet in | ms a window | 10 .. 90 % | times ours |"),
+        (
+            "streams",
+            "| threads | streams | commands in | ms a stream-second | 10 .. 90 % | ours x |",
+        ),
+    ):
+        if part == "windows" and arguments.yamnet is None:
+            continue
+        print(f"\n{title}\n| ---: | ---: | --- | ---: | ---: | ---: |", flush=True)
+        for n_threads in arguments.threads:
+            command = [sys.executable, "-m", "benchmarks.peers", "--part", part]
+            command += ["--threads", str(n_threads), "--duration-s", str(arguments.duration_s)]
+            if arguments.yamnet:
+                command += ["--yamnet", str(arguments.yamnet)]
+            bound = ["taskset", "-c", ",".join(map(str, cores[:n_threads]))]
+            subprocess.run([*bound, *command], check=True)
+
+
+if __name__ == "__main__":
+    main()
