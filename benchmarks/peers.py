@@ -57,7 +57,7 @@ def print_rows(what: str, unit_s: dict[str, np.ndarray], ours: str) -> None:
 
 def open_onnx(model: Any, n_mels: int, n_threads: int) -> Any:
     """Return an ONNX Runtime session of a folded classifier."""
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports] - group bench
 
     from benchmarks.peers_onnx import to_onnx
 
@@ -70,20 +70,25 @@ def open_onnx(model: Any, n_mels: int, n_threads: int) -> Any:
     )
 
 
-def open_litert(path: Path, batch: int, n_threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function of ``[batch, 96, 64]`` frames that runs the published int8 file."""
+def open_litert(path: Path, n_threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function of ``[n, 96, 64]`` frames that runs the published int8 file.
+
+    One window a call: the file fixes the batch (its RESHAPE), so it cannot be made larger.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     runtime = Interpreter(str(path), num_threads=n_threads)
-    entry = runtime.get_input_details()[0]
-    runtime.resize_tensor_input(entry["index"], [batch, *entry["shape"][1:]])
     runtime.allocate_tensors()
+    entry = runtime.get_input_details()[0]["index"]
     exit_index = runtime.get_output_details()[0]["index"]
 
     def run(frames: np.ndarray) -> np.ndarray:
-        runtime.set_tensor(entry["index"], frames)
-        runtime.invoke()
-        return runtime.get_tensor(exit_index)
+        scores = []
+        for index in range(len(frames)):
+            runtime.set_tensor(entry, frames[index : index + 1])
+            runtime.invoke()
+            scores.append(runtime.get_tensor(exit_index))
+        return np.concatenate(scores)
 
     return run
 
@@ -101,6 +106,7 @@ def compare_windows(file: Path, n_threads: int, duration_s: float) -> None:
         checkpoint = load_checkpoint(Path(folder) / "yamnet.safetensors")
     checkpoint.model.fold()
     session = open_onnx(checkpoint.model, 64, n_threads)
+    litert = open_litert(file, n_threads)
     graph, weights = nnx.split(checkpoint.model)
     weights = jax.device_put(weights)
     for batch in (1, 8, 32):
@@ -108,11 +114,10 @@ def compare_windows(file: Path, n_threads: int, duration_s: float) -> None:
         ours = jax.jit(lambda w, x: nnx.merge(graph, w)(x)).lower(weights, frames).compile()
         expected = session.run(None, {"mel": frames})[0]
         np.testing.assert_allclose(ours(weights, frames), expected, atol=1e-3)
-        litert = open_litert(file, batch, n_threads)
         contestants: Contestants = {
             "streamcls, float32": lambda ours=ours, x=frames: np.asarray(ours(weights, x)),
             "ONNX Runtime, float32": lambda x=frames: session.run(None, {"mel": x}),
-            "LiteRT, int8": lambda run=litert, x=frames: run(x),
+            "LiteRT, int8": lambda x=frames: litert(x),
         }
         samples = measure(contestants, duration_s)
         cost = {name: one / batch for name, one in samples.items()}
@@ -173,6 +178,7 @@ def compare_streams(n_threads: int, duration_s: float) -> None:
         def network(mel=mel) -> np.ndarray:
             return session.run(None, {"mel": mel})[0]
 
+        ours = np.empty(0)
         for index in range(n_hops):
             ours = step(audio[:, index * hop : (index + 1) * hop], index == 0)
         odds = np.exp(whole() / checkpoint.header.temperature)

@@ -7,14 +7,19 @@ from typing import Any
 
 import jax
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx  # pyright: ignore[reportMissingImports] - group bench
+from onnx import (  # pyright: ignore[reportMissingImports]
+    TensorProto,
+    helper,
+    numpy_helper,
+)
 
 from streamcls.models import Classifier
 from streamcls.models.compose import Chain, Residual
 from streamcls.models.conv import Conv
 from streamcls.models.layers import Dropout, Layer, MelMean, MelNorm, MelsToChannels
 from streamcls.models.mobilenet_v1 import OneChannel
+from streamcls.models.norms import Affine
 
 
 def to_onnx(model: Classifier, n_mels: int) -> bytes:
@@ -72,9 +77,10 @@ class _Graph:
             case Conv():
                 return self._convolve(layer, value)
             case MelNorm():
+                norm = layer.norm
+                assert isinstance(norm, Affine), "fold the model first"
                 scale, shift = (
-                    self.constant(np.asarray(one[...]))
-                    for one in (layer.norm.scale, layer.norm.shift)
+                    self.constant(np.asarray(one[...])) for one in (norm.scale, norm.shift)
                 )
                 value = self.add("Add", [self.add("Mul", [value, scale]), shift])
                 return self.add("Unsqueeze", [value, self.constant(np.array([1]))])

@@ -64,16 +64,13 @@ def main() -> None:
         model = load_checkpoint(Path(folder) / "yamnet.safetensors").model
     graph, weights = nnx.split(model)
     evaluate = jax.jit(lambda w, x: jax.nn.sigmoid(nnx.merge(graph, w)(x)))
-    litert = open_litert(arguments.file, 1, 1)
+    litert = open_litert(arguments.file, 1)
     truth, ours, theirs, n_windows = [], [], [], 0
     apart = []
     for label, samples in read_clips(arguments.data):
         mel = np.asarray(log_mel(jnp.asarray(samples[None, :80_000]), FRONT_END))[0]
         frames = np.stack([mel[i : i + 96] for i in range(0, len(mel) - 95, 48)])
-        one, other = (
-            np.asarray(evaluate(weights, frames)),
-            np.concatenate([litert(frames[i : i + 1]).copy() for i in range(len(frames))]),
-        )
+        one, other = np.asarray(evaluate(weights, frames)), litert(frames)
         apart.append(np.abs(one - other))
         truth.append(label)
         ours.append(one.mean(axis=0))
