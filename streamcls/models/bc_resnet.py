@@ -21,7 +21,7 @@ from flax import nnx
 from streamcls.models.classifier import Classifier
 from streamcls.models.compose import Chain, Residual
 from streamcls.models.conv import Conv
-from streamcls.models.heads import MeanHead
+from streamcls.models.heads import HEADS, HeadKind
 from streamcls.models.layers import Dropout, Layer, MelMean, MelNorm
 from streamcls.models.sliding import Padding
 
@@ -37,6 +37,8 @@ class BcResNetConfig:
     blocks: tuple[int, int, int, int] = (2, 2, 4, 4)
     stem_stride_frames: int = 2
     time_padding: Padding = "valid"
+    head: HeadKind = "mean"
+    """How the last trunk outputs are pooled: ``heads.HEADS``."""
     min_window_frames: int = 97
     dropout: float = 0.1
 
@@ -146,5 +148,5 @@ def build_bc_resnet(
         MelMean(),
         Conv(channels, last, n_mels=1, activation=jax.nn.relu, rngs=rngs),
     ]
-    head = MeanHead(last, n_classes, config.dropout, rngs=rngs)
+    head = HEADS[config.head](last, n_classes, config.dropout, rngs)
     return Classifier(Chain(layers), head, last, config.min_window_frames)

@@ -16,7 +16,7 @@ from flax import nnx
 from streamcls.models.classifier import Classifier
 from streamcls.models.compose import Chain
 from streamcls.models.conv import Conv
-from streamcls.models.heads import MeanHead
+from streamcls.models.heads import HEADS, HeadKind
 from streamcls.models.layers import Dropout, Layer, MelNorm, MelsToChannels
 from streamcls.models.tc_resnet import residual_block
 
@@ -34,6 +34,8 @@ class CnnTcResNetConfig:
     """One entry per residual block."""
     strides_frames: tuple[int, ...] = (2, 1, 1)
     kernel_frames: int = 3
+    head: HeadKind = "mean"
+    """How the last trunk outputs are pooled: ``heads.HEADS``."""
     min_window_frames: int = 97
     dropout: float = 0.2
 
@@ -72,5 +74,5 @@ def build_cnn_tc_resnet(
         )
         channels = scale(width)
     layers.append(Dropout(config.dropout, rngs=rngs))
-    head = MeanHead(channels, n_classes, config.dropout, rngs=rngs)
+    head = HEADS[config.head](channels, n_classes, config.dropout, rngs)
     return Classifier(Chain(layers), head, channels, config.min_window_frames)

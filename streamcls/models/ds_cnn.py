@@ -18,7 +18,7 @@ from flax import nnx
 from streamcls.models.classifier import Classifier
 from streamcls.models.compose import Chain
 from streamcls.models.conv import Conv
-from streamcls.models.heads import MeanHead
+from streamcls.models.heads import HEADS, HeadKind
 from streamcls.models.layers import Cepstrum, Layer, MelMean, Standardise
 from streamcls.models.sliding import Padding
 
@@ -35,6 +35,8 @@ class DsCnnConfig:
     strides: tuple[tuple[int, int], ...] = ((1, 1),) * 4
     """One entry per depthwise separable block."""
     time_padding: Padding = "valid"
+    head: HeadKind = "mean"
+    """How the last trunk outputs are pooled: ``heads.HEADS``."""
     min_window_frames: int = 49
     dropout: float = 0.0
 
@@ -76,5 +78,5 @@ def build_ds_cnn(config: DsCnnConfig, n_mels: int, n_classes: int, rngs: nnx.Rng
         mels = depthwise.n_mels_out
         layers += [depthwise, Conv(width, width, n_mels=mels, activation=jax.nn.relu, rngs=rngs)]
     layers.append(MelMean())
-    head = MeanHead(width, n_classes, config.dropout, rngs=rngs)
+    head = HEADS[config.head](width, n_classes, config.dropout, rngs)
     return Classifier(Chain(layers), head, width, config.min_window_frames)

@@ -6,7 +6,7 @@ same ones in a stream as in a window.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -134,17 +134,11 @@ class GruHead(Head):
         return state
 
 
-_HEADS: dict[str, type[Head]] = {
+HEADS: Mapping[HeadKind, Callable[[int, int, float, nnx.Rngs], Head]] = {
     "mean": MeanHead,
     "max": MaxHead,
     "statistics": StatisticsHead,
     "attention": AttentionHead,
     "gru": GruHead,
 }
-
-
-def build_head(
-    kind: HeadKind, features: int, n_classes: int, dropout: float, rngs: nnx.Rngs
-) -> Head:
-    """Build a head for trunk outputs of ``features`` values."""
-    return _HEADS[kind](features, n_classes, dropout, rngs)
+"""Constructors ``(features, n_classes, dropout, rngs)`` by the name in a network's settings."""

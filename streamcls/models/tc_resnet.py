@@ -21,7 +21,7 @@ from flax import nnx
 from streamcls.models.classifier import Classifier
 from streamcls.models.compose import Chain, Residual
 from streamcls.models.conv import Conv
-from streamcls.models.heads import MeanHead
+from streamcls.models.heads import HEADS, HeadKind
 from streamcls.models.layers import Dropout, Layer, MelNorm, MelsToChannels
 from streamcls.models.sliding import Padding
 
@@ -39,6 +39,8 @@ class TcResNetConfig:
     kernel_frames: int = 5
     """The paper's 9 would look back 139 frames, more than the window."""
     time_padding: Padding = "valid"
+    head: HeadKind = "mean"
+    """How the last trunk outputs are pooled: ``heads.HEADS``."""
     min_window_frames: int = 97
     dropout: float = 0.2
 
@@ -116,5 +118,5 @@ def build_tc_resnet(
         )
         channels = width
     layers.append(Dropout(config.dropout, rngs=rngs))
-    head = MeanHead(channels, n_classes, config.dropout, rngs=rngs)
+    head = HEADS[config.head](channels, n_classes, config.dropout, rngs)
     return Classifier(Chain(layers), head, channels, config.min_window_frames)

@@ -1,42 +1,53 @@
-"""Steps over slots give what the whole window gives, in every bucket and after every reuse.
+"""Steps over slots give what the whole window gives, in every bucket and after every reuse."""
 
-Both kinds of executor run the same time-valid network here; a windowed one at a hop that is no
-multiple of the network's stride.
-"""
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from streamcls.checkpoint import Checkpoint, load_checkpoint
-from streamcls.engine import Executor, choose_hop_samples
+from streamcls.checkpoint import Checkpoint, Header, describe_window, load_checkpoint
+from streamcls.engine import Executor, build_executor, choose_hop_samples
+from streamcls.engine.incremental import IncrementalExecutor
 from streamcls.engine.windowed import WindowedExecutor
 from streamcls.errors import ModelError
-from streamcls.features import log_mel
+from streamcls.features import FrontEnd, log_mel
+from streamcls.models import Classifier
+from tests.models.checkpoints import save_seasoned
+from tests.models.random_networks import N_CLASSES, N_MELS, classifiers
 
 TOLERANCE = 1e-4
 
+Evaluate = Callable[[jax.Array], jax.Array]
 
-@pytest.fixture(scope="session")
-def evaluate(checkpoint: Checkpoint):
-    """Whole-window logits: the reference."""
-    model, front_end = checkpoint.model, checkpoint.front_end
 
-    @jax.jit
-    def logits(audio):
-        return model(log_mel(audio, front_end))
-
-    return logits
+def evaluate_windows(checkpoint: Checkpoint) -> Evaluate:
+    """Return ``audio [batch, window_samples]`` to logits: the reference."""
+    graph, weights = nnx.split(checkpoint.model)
+    run = jax.jit(
+        lambda weights, audio: nnx.merge(graph, weights)(log_mel(audio, checkpoint.front_end))
+    )
+    return lambda audio: run(weights, audio)
 
 
 @pytest.fixture(scope="module", params=["incremental", "windowed"])
-def either(request, executor: Executor, seasoned_path) -> Executor:
+def served(request, executor: Executor, checkpoint, tmp_path_factory) -> tuple[Executor, Evaluate]:
+    """An executor of each kind with its reference; 70 ms are a legal hop only without a stride."""
     if request.param == "incremental":
-        return executor
-    windowed = WindowedExecutor(load_checkpoint(seasoned_path), 7 * 160, max_streams=5)
+        return executor, evaluate_windows(checkpoint)
+    path = save_seasoned(
+        tmp_path_factory.mktemp("checkpoint") / "same.safetensors", "ds_cnn_s_same"
+    )
+    reference, own = load_checkpoint(path), load_checkpoint(path)
+    windowed = build_executor(own, choose_hop_samples(own, 70), max_streams=5)
+    assert isinstance(windowed, WindowedExecutor)
     windowed.warm_up()
-    return windowed
+    return windowed, evaluate_windows(reference)
 
 
 def as_logits(probabilities: np.ndarray) -> np.ndarray:
@@ -45,8 +56,8 @@ def as_logits(probabilities: np.ndarray) -> np.ndarray:
     return logits - logits.mean(axis=-1, keepdims=True)
 
 
-def test_streams_in_any_bucket_equal_their_windows(either: Executor, evaluate) -> None:
-    executor = either
+def test_streams_in_any_bucket_equal_their_windows(served: tuple[Executor, Evaluate]) -> None:
+    executor, evaluate = served
     generator = np.random.default_rng(0)
     hop, window = executor.hop_samples, executor.window_samples
     n_hops = -(-window // hop) + 12
@@ -73,8 +84,8 @@ def test_streams_in_any_bucket_equal_their_windows(either: Executor, evaluate) -
     assert compared >= 5 * 12
 
 
-def test_a_reused_slot_remembers_nothing(either: Executor) -> None:
-    executor = either
+def test_a_reused_slot_remembers_nothing(served: tuple[Executor, Evaluate]) -> None:
+    executor, _ = served
     generator = np.random.default_rng(1)
     hop = executor.hop_samples
     n_hops = -(-executor.window_samples // hop)
@@ -92,6 +103,60 @@ def test_a_reused_slot_remembers_nothing(either: Executor) -> None:
     for _ in range(20):
         executor.step(loud, slot, no)
     np.testing.assert_array_equal(listen(), first)
+
+
+# An offset as large as the noise below: features near 1 keep the logits of random weights small.
+FRONT_END = FrontEnd(2_000, 20, 16, 32, N_MELS, 0.0, 1_000.0, log_offset=1.0, mel_unit_area=False)
+LABELS = [f"class_{index}" for index in range(N_CLASSES)]
+
+
+def checkpoint_of(model: Classifier) -> Checkpoint:
+    header = Header(
+        name="random",
+        description="",
+        architecture="random",
+        settings={},
+        front_end={},
+        labels=LABELS,
+        window=describe_window(model),
+        licence="",
+        creator="tests",
+    )
+    return Checkpoint(Path(), header, FRONT_END, model)
+
+
+@settings(max_examples=3, deadline=None)
+@given(model=classifiers(), seed=st.integers(0, 2**32 - 1))
+def test_random_networks_on_slots_equal_their_windows(model: Classifier, seed: int) -> None:
+    """Streams begin, stall, lose audio and give their slot to others, in both executors."""
+    generator = np.random.default_rng(seed)
+    stride, frames = model.geometry.stride_frames, model.window_frames
+    hop = stride * -(-frames // (3 * stride)) * FRONT_END.hop_samples
+    checkpoint = checkpoint_of(model)
+    evaluate = evaluate_windows(checkpoint)
+    executors = [kind(checkpoint, hop, 3, 2) for kind in (IncrementalExecutor, WindowedExecutor)]
+    for executor in executors:
+        executor.warm_up()
+    window = executors[0].window_samples
+    heard = [np.zeros(0, np.float32)] * 3
+    compared = 0
+    for _ in range(40):
+        slots = generator.permutation(3)[: generator.integers(1, 3)].astype(np.int32)
+        fresh = np.array([len(heard[slot]) == 0 for slot in slots])
+        fresh |= generator.random(len(slots)) < 0.05
+        audio = generator.normal(0, 0.2, (len(slots), hop)).astype(np.float32)
+        results = [executor.step(audio, slots, fresh).probabilities for executor in executors]
+        for row, slot in enumerate(slots):
+            before = heard[slot][:0] if fresh[row] else heard[slot]
+            heard[slot] = np.concatenate([before, audio[row]])
+            if len(heard[slot]) < window:
+                continue
+            expected = np.asarray(evaluate(jnp.asarray(heard[slot][None, -window:])))[0]
+            for probabilities in results:
+                got = as_logits(probabilities[row])
+                np.testing.assert_allclose(got, expected - expected.mean(), atol=TOLERANCE)
+            compared += 1
+    assert compared > 5
 
 
 def test_level_and_peak_are_those_of_the_hop(executor: Executor) -> None:
