@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from streamcls.checkpoint import (
+    WindowGeometry,
     find_checkpoint,
     list_shipped,
     load_checkpoint,
@@ -153,3 +155,15 @@ def test_every_shipped_model_loads_and_has_a_card() -> None:
         card = find_checkpoint(name).with_suffix(".md").read_text()
         for label in checkpoint.header.labels:
             assert label in card
+
+
+def test_header_says_whether_the_network_can_be_stepped(path: Path, tmp_path: Path) -> None:
+    windowed = save_seasoned(tmp_path / "windowed.safetensors", "ds_cnn_s_same")
+    assert read_header(windowed).window == WindowGeometry(49, 1, 1, 49, time_valid=False)
+    assert not load_checkpoint(windowed).model.time_valid
+    # Files of networks that can be stepped are as they were before there were others.
+    assert "time_valid" not in json.loads(msgspec.json.encode(read_header(path).window))
+    said = json.loads(msgspec.json.encode(read_header(windowed).window)) | {"time_valid": True}
+    lying = rewrite(windowed, tmp_path / "lying.safetensors", {"window": said})
+    with pytest.raises(CheckpointError, match="layers of ds_cnn_s_same give .*time_valid=False"):
+        load_checkpoint(lying)

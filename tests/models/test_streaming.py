@@ -58,19 +58,6 @@ def test_random_chunkings_equal_the_window(model: Classifier) -> None:
     assert compared >= 20
 
 
-def test_logits_over_time_equal_single_windows(model: Classifier) -> None:
-    stride = model.geometry.stride_frames
-    generator = np.random.default_rng(4)
-    mel = generator.normal(-4, 3, (1, model.window_frames + 3 * stride, 40)).astype(np.float32)
-    over_time = nnx.jit(lambda model, x: model.logits_over_time(x))(model, jnp.asarray(mel))
-    window = nnx.jit(lambda model, x: model(x))
-    assert over_time.shape == (1, 4, 12)
-    for index in range(4):
-        start = index * stride
-        single = window(model, jnp.asarray(mel[:, start : start + model.window_frames]))
-        np.testing.assert_allclose(over_time[:, index], single, atol=TOLERANCE)
-
-
 def test_folding_keeps_the_logits(model: Classifier) -> None:
     graph, state = nnx.split(model)
     folded = nnx.merge(graph, state, copy=True)

@@ -126,6 +126,12 @@ def test_overrides_reach_nested_settings() -> None:
     assert recipe.model["width"] == 1.5
 
 
+def test_another_architecture_starts_from_its_own_settings() -> None:
+    assert "width" in load_recipe("digits").model
+    other = load_recipe("digits", {"model.head": "max", "architecture": "smales_cnn"})
+    assert (other.architecture, other.model) == ("smales_cnn", {"head": "max"})
+
+
 def test_digit_words_of_the_commands_set_are_digits() -> None:
     relabel = load_recipe("digits").sources[1].relabel
     assert (

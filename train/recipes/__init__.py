@@ -133,6 +133,9 @@ def apply_overrides(recipe: Recipe, overrides: dict[str, str]) -> Recipe:
     Raises:
         RecipeError: Unknown setting, or a value of the wrong type or range.
     """
+    if overrides.get("architecture", recipe.architecture) != recipe.architecture:
+        # The recipe's settings are those of its own architecture; other ones start from theirs.
+        recipe = dataclasses.replace(recipe, model={})
     for key, text in overrides.items():
         recipe = _override(recipe, key, key.split("."), text)
     return recipe
