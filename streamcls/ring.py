@@ -265,8 +265,9 @@ class Ring:
         """Copy the next hop of consecutive audio.
 
         Audio in front of a hole that does not fill a hop is dropped. After an overrun whole hops
-        are dropped until at most half of the ring is pending: one long loss costs the receiver
-        one fresh start, many short ones would never let it get warm.
+        are dropped until at most a quarter of the ring is pending (or a hop, if that is more): one
+        long loss costs the receiver one fresh start, many short ones would never let it get warm.
+        Under lasting overload the run between two losses is the longer, the more is given up.
 
         Args:
             out: ``[hop_samples]`` float32 to fill; the end is zeroed when the stream ends inside
@@ -355,7 +356,7 @@ class Ring:
         self, segments: tuple[Segment, ...], written: int, floor: int, hop_samples: int
     ) -> None:
         """Give up the oldest audio, in whole hops of the piece of audio they lie in."""
-        target = max(floor, written - self.capacity_samples // 2)
+        target = max(floor, written - max(self.capacity_samples // 4, hop_samples))
         start = max([s.position for s in segments if s.position <= target] + [self._position])
         position = start + -(-(target - start) // hop_samples) * hop_samples
         position = min([s.position for s in segments if s.position > target] + [position])

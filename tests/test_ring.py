@@ -197,15 +197,15 @@ def test_accounting_holds_after_every_step(
     assert_hops_tell_every_loss(hops)
 
 
-def test_overrun_drops_whole_hops_oldest_first_down_to_half_of_the_ring() -> None:
+def test_overrun_drops_whole_hops_oldest_first_down_to_a_quarter_of_the_ring() -> None:
     ring = Ring(100, RATE_HZ)
     out = np.empty(10, np.float32)
     write_ramp(ring, 15)
     assert ring.read_hop(out) == Hop(0, 10, 0)
     write_ramp(ring, 120)  # 135 written, 35..134 still stored, reader at 10
-    assert ring.read_hop(out) == Hop(90, 10, 80)  # 85 would leave half; 90 = 10 + 8 hops
-    assert_hop_is_ramp(Hop(90, 10, 80), out)
-    assert (ring.overrun_samples, ring.overrun_events) == (80, 1)
+    assert ring.read_hop(out) == Hop(110, 10, 100)  # 110 = 10 + 10 hops leaves a quarter
+    assert_hop_is_ramp(Hop(110, 10, 100), out)
+    assert (ring.overrun_samples, ring.overrun_events) == (100, 1)
     assert_balanced(ring)
 
 
@@ -303,8 +303,8 @@ def test_a_copy_that_the_writer_ran_into_is_thrown_away() -> None:
     out = np.empty(10, np.float32)
     write_ramp(ring, 100)
     memory.interrupt = lambda: write_ramp(ring, 5)
-    assert ring.read_hop(out) == Hop(60, 10, 60)
-    assert_hop_is_ramp(Hop(60, 10, 60), out)
+    assert ring.read_hop(out) == Hop(80, 10, 80)
+    assert_hop_is_ramp(Hop(80, 10, 80), out)
     assert_balanced(ring)
 
 
@@ -320,7 +320,7 @@ def test_a_reader_in_the_middle_of_a_write_keeps_away_from_it() -> None:
     write_ramp(ring, 100)
     memory.interrupt = read
     write_ramp(ring, 5)  # the reader runs when 0..4 are overwritten and not yet committed
-    assert hops == [Hop(50, 10, 50)]
+    assert hops == [Hop(80, 10, 80)]
     assert_balanced(ring)
 
 

@@ -164,6 +164,10 @@ class Executor(ABC):
                     f"cache and start again"
                 )
 
+    def compiled(self, bucket: int) -> jax.stages.Compiled:
+        """Return the compiled step for so many rows, to be looked at."""
+        return self._steps[bucket]
+
     def step(
         self, audio: FloatArray, slots: NDArray[np.int32], fresh: NDArray[np.bool_]
     ) -> StepResult:
