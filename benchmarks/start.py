@@ -56,7 +56,10 @@ def main() -> None:
     parser.add_argument("--model", default="commands")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    print("# Start: time and memory\n\n```\npython -m benchmarks.start\n```\n")
     print(f"{describe_machine('jax', 'flax')}; model {arguments.model}, 8 slots\n")
+    print("From the exec of the daemon, real-time source. Cold has an empty compilation cache. The")
+    print("first prediction needs a window of audio, which takes its time to be played.\n")
     print("| cache | READY s | first prediction s | RSS MB | window s |")
     print("|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory(prefix="streamcls-start-") as name:

@@ -67,6 +67,7 @@ def main() -> None:
     executor = build_executor(checkpoint, hop_samples, arguments.slots)
     executor.warm_up()
     peak = measure_peak()
+    print("# The compiled step\n\n```\npython -m benchmarks.steps\n```\n")
     print(f"{describe_machine('jax')}; {device}; model {arguments.model}, ", end="")
     print(f"hop {arguments.hop_ms:g} ms, {arguments.slots} slots")
     print(f"\nPeak (matrix product of 1024): {peak / 1e9:.0f} GFLOP per CPU second\n")

@@ -9,6 +9,12 @@ import argparse
 from benchmarks.machine import describe_machine
 from streamcls.bench import LEVELS, measure_levels
 
+_NOTES = """\
+Files played in real time, all streams in one daemon, one subscriber in another process of the same
+machine that takes every prediction. Latency is from the last sample of a window to the prediction
+in the subscriber's hands. Cores are the daemon's CPU time per second. The last row is the first
+number of streams that is too many, with the reason; see [streams](../streams.md).
+"""
 _HEADER = """\
 | streams | predictions/s | daemon, cores | CPU us per prediction | p50 ms | p99 ms | max ms | RSS MB | |
 |---:|---:|---:|---:|---:|---:|---:|---:|---|"""  # noqa: E501
@@ -24,8 +30,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    print("# Streams: cost, latency and losses\n\n```\npython -m benchmarks.streams\n```\n")
     print(f"{describe_machine('jax', 'pyzmq')}; ", end="")
     print(f"model {arguments.model}, hop {arguments.hop_ms:g} ms, device {arguments.device}\n")
+    print(_NOTES)
     print(_HEADER)
     settings = [f"inference.device={arguments.device}", *arguments.set]
     for level in measure_levels(
