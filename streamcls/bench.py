@@ -70,7 +70,7 @@ class Level:
         if self.missed:
             return f"{self.missed} predictions missed"
         due_per_s = self.streams * 1000 / self.hop_ms
-        if self.predictions_per_s < 0.97 * due_per_s:
+        if self.predictions_per_s < 0.9 * due_per_s:
             return f"{due_per_s:,.0f} predictions/s were due"
         if self.p50_ms > self.hop_ms:
             return "half of the predictions are later than a hop"

@@ -24,6 +24,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from streamcls.checkpoint import Checkpoint
+from streamcls.engine.compilation import return_compilers_memory
 from streamcls.engine.device import list_buckets
 from streamcls.errors import ModelError
 from streamcls.features import initial_history, stream_log_mel
@@ -146,6 +147,7 @@ class Executor(ABC):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             compiled = pool.map(compile_bucket, self.buckets)
             self._steps = dict(zip(self.buckets, compiled, strict=True))
+        return_compilers_memory()
         generator = np.random.default_rng(0)
         audio = generator.normal(0, 0.1, (self.buckets[-1], self.hop_samples)).astype(np.float32)
         fresh = np.ones(len(audio), bool)
