@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from streamcls.atomic import write_whole
 from train.errors import DataError
 
 MANIFEST_FILE = "manifest.csv"
@@ -74,7 +75,4 @@ def write_manifest(rows: Iterable[ManifestRow], path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(MANIFEST_FIELDS)
     writer.writerows(astuple(row) for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text.getvalue(), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, text.getvalue().encode())

@@ -12,13 +12,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from streamcls.atomic import write_whole
 from streamcls.header import Header, read_header
 from streamcls.postprocess.settings import EventSettings
 from train.errors import DataError
 from train.stream.hearing import Detection, Heard, Hearing, detect
 from train.stream.psds import PsdsSettings, measure_point, psds
-from train.stream.scenes import Material, SceneSettings, make_scenes, write_scene
+from train.stream.scenes import Material, SceneSettings, Sound, make_scenes, write_scene
 from train.stream.scoring import (
+    Agree,
     Counts,
     add_up,
     count,
@@ -214,7 +216,7 @@ def _count(
     heard: Sequence[Heard],
     detections: Sequence[list[Detection]],
     labels: Sequence[str],
-    agree: Any = overlaps,
+    agree: Agree = overlaps,
 ) -> dict[str, Counts]:
     hours = sum(one.seconds for one in heard) / 3600
     scenes = [
@@ -243,7 +245,7 @@ def _f1(
     heard: Sequence[Heard],
     detections: Sequence[list[Detection]],
     labels: Sequence[str],
-    agree: Any,
+    agree: Agree,
 ) -> float:
     return round(macro_f1(_count(heard, detections, labels, agree)), 4)
 
@@ -269,7 +271,7 @@ def _psds(
 
 def _pairs(
     heard: Sequence[Heard], detections: Sequence[list[Detection]]
-) -> list[tuple[Any, Detection]]:
+) -> list[tuple[Sound, Detection]]:
     """Return every sound that was found with its detection."""
     pairs = []
     for one, own in zip(heard, detections, strict=True):
@@ -331,7 +333,7 @@ def _example(
     middles = [(p.sample_start + p.sample_end) / 2 / p.sample_rate_hz for p in one.predictions]
     shown = [i for i, t in enumerate(middles) if start_s <= t < end_s]
 
-    def cut(sounds: Sequence[Any]) -> list[tuple[float, float, str]]:
+    def cut(sounds: Sequence[Sound]) -> list[tuple[float, float, str]]:
         return [
             (s.onset_s, s.offset_s, s.label)
             for s in sounds
@@ -354,7 +356,7 @@ def _example(
 
 def save_stream_scores(scores: StreamScores, path: Path) -> None:
     """Write the scores as JSON."""
-    path.write_bytes(msgspec.json.encode(scores) + b"\n")
+    write_whole(path, msgspec.json.encode(scores) + b"\n")
 
 
 def read_stream_scores(path: Path) -> StreamScores:
