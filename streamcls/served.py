@@ -5,6 +5,7 @@ Loaded by the daemon at its start and by every reload; immutable, so any thread 
 
 import hashlib
 import logging
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from pathlib import Path
 from streamcls.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from streamcls.config import Config
 from streamcls.engine import Executor, build_executor, choose_hop_samples
-from streamcls.errors import CheckpointError
+from streamcls.errors import CheckpointError, ModelError
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.settings import EventSettings
 from streamcls.publish.messages import Vocabulary
 from streamcls.units import samples_to_ms
 
+_NO_MEMORY = re.compile("RESOURCE_EXHAUSTED|can't start new thread|[Oo]ut of memory")
 log = logging.getLogger(__name__)
 
 
@@ -62,11 +64,19 @@ class ServedModel:
         """Compile and check every bucket; takes seconds.
 
         Raises:
-            ModelError: The compiled steps contradict each other.
+            ModelError: The compiled steps contradict each other, or memory does not suffice.
         """
         began_s = time.monotonic()
-        executor = build_executor(self.checkpoint, self.hop_samples, max_streams)
-        executor.warm_up()
+        try:
+            executor = build_executor(self.checkpoint, self.hop_samples, max_streams)
+            executor.warm_up()
+        except (MemoryError, RuntimeError) as error:  # JAX's own errors are RuntimeErrors
+            if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+                raise
+            raise ModelError(
+                f"not enough memory to compile model {self.checkpoint.header.name} for "
+                f"{max_streams} streams: lower inference.max_streams ({error})"
+            ) from error
         log.info(
             "model %s ready in %.1f s: a prediction every %g ms over a window of %g ms",
             self.checkpoint.header.name,
