@@ -1,7 +1,9 @@
 """From a folder of clips to a checkpoint, without a recipe."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import soundfile as sf
@@ -18,6 +20,14 @@ SMALL = [
     "--set", "epochs=1", "--set", "steps_per_epoch=2", "--set", "batch_size=4", "--set", "views=1",
     "--set", "model.width=0.5", "--set", "augment.reverb_max_s=0.1",
 ]  # fmt: skip
+
+
+@pytest.fixture
+def quick_compiler() -> Iterator[None]:
+    """Compile without optimising: two steps are trained here, not an epoch."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def sort_into_folders(folder: Path, speakers: int, rate_hz: int = RATE_HZ) -> Path:
@@ -76,6 +86,7 @@ def test_folder_without_silence_is_given_some(tmp_path: Path) -> None:
     assert make_silence(tmp_path / "work" / SILENCE_FOLDER) == 0
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_folder_to_checkpoint_with_several_labels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
