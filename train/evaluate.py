@@ -66,7 +66,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     """Noise kind -> SNR in dB -> the same in noise."""
     passing: dict[str, float] = {}
     """What is heard -> accuracy where clips pass through a stream (see `train.passing`): clean, and
-    each kind of noise at 10 dB. Empty for networks that hear windows only, and several labels."""
+    each kind of noise at 10 dB. Empty for networks that hear windows only, for clips longer than a
+    window and for several labels."""
     others: dict[str, float]
     """Recall of each class among the clips of sources that are not scored."""
     false_words: float | None
@@ -330,7 +331,8 @@ def evaluate(checkpoint: Checkpoint, clips: Clips, name: str) -> Scores:
             mixed = classify((words + scale * noise).astype(np.float32))
             noisy_accuracy[kind][snr_db] = _score(mean_over_clips(mixed, word_clip), truth, task)
     passing: dict[str, float] = {}
-    if checkpoint.model.time_valid and task == "single-label":
+    short = np.median(clips.length[scored]) <= classify.window_samples
+    if short and checkpoint.model.time_valid and task == "single-label":
         passing = _score_passing(checkpoint, clips.take(scored), talkers, rng)
     other = ~scored
     clean = probabilities[scored]
