@@ -1,6 +1,6 @@
 """When audio was taken that carries no time of its own, judged by when it arrives.
 
-Used by sources that read from a network, on their own thread.
+Used by sources that read from a network and from sound devices, on their own thread.
 """
 
 from collections import deque

@@ -83,7 +83,7 @@ class DeviceSource:
 
     def check(self) -> None:
         """Look whether the device is there and has the channels asked for."""
-        self._choose_channels(find_device(self.name, list_devices()))
+        self.channels = self._choose_channels(find_device(self.name, list_devices()))
 
     def open(self) -> None:
         """Start the process that will record; how that goes, `read` will tell."""

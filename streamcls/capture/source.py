@@ -50,7 +50,7 @@ class Source(Protocol):
 
     Attributes:
         sample_rate_hz: Native rate, valid from the first block on.
-        channels: Native channels, valid from the first block on (of files after `check`, else 0).
+        channels: Native channels, valid from the first block on; 0 until known.
         live: Audio is produced in real time and lost if nobody takes it.
         finite: There is an end to be expected.
     """

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -66,15 +66,25 @@ class Listener:
         assert self.feeder.stop()
         self._reader.join()
 
-    def wait_for(self, state: HealthState, after: int = 0) -> Health:
-        """Return the first report of a state; earlier ones are skipped as asked."""
-        self._wait(lambda: any(r.state is state for r in self.reports[after:]))
-        return next(r for r in self.reports[after:] if r.state is state)
+    def wait_for(self, state: HealthState, after: Health | None = None, reason: str = "") -> Health:
+        """Return the first report of a state that says so, behind another report if given."""
+
+        def found() -> Iterator[Health]:
+            first = 0 if after is None else self.reports.index(after) + 1
+            later = self.reports[first:]
+            return (r for r in later if r.state is state and reason in r.reason)
+
+        self._wait(lambda: any(True for _ in found()))
+        return next(found())
 
     def wait_for_audio(self, seconds: float) -> None:
         """Return when so much more has been read."""
         wanted = len(self.audio) + round(seconds * RATE_HZ / HOP_SAMPLES)
         self._wait(lambda: len(self.audio) >= wanted)
+
+    def wait_for_sound(self) -> None:
+        """Return when what is played has begun to be heard."""
+        self._wait(lambda: bool(self.audio) and bool(self.audio[-1].any()))
 
     @property
     def process_id(self) -> int:
@@ -232,15 +242,16 @@ def test_loss_is_exact_when_nobody_reads(
 def test_losses_equal_what_a_reference_recording_says(server: AudioServer, tmp_path: Path) -> None:
     """The recording process is killed while numbered samples are played."""
     options = SourceOptions(sample_rate_hz=RATE_HZ, channels=1, sample_format="s16le")
-    player = play_count(server, tmp_path / "count.wav", 8)
+    player = play_count(server, tmp_path / "count.wav", 12)
     with Listener("device:mon", options) as listener:
-        listener.wait_for_audio(1.5)
+        listener.wait_for_sound()
+        listener.wait_for_audio(1.0)
         os.kill(listener.process_id, signal.SIGKILL)
         lost = listener.wait_for(HealthState.LOST)
         assert lost.reason == "device:mon: the recording process died (exit status -9)"
-        back = listener.wait_for(HealthState.LIVE, len(listener.reports))
+        back = listener.wait_for(HealthState.LIVE, after=lost)
         assert "arrives again" in back.reason
-        listener.wait_for_audio(1.5)
+        listener.wait_for_audio(0.5)
     player.kill()
     player.wait()
     before, after = listener.audio[listener.hole - 1], listener.audio[listener.hole]
@@ -261,7 +272,7 @@ def test_a_device_pulled_out_comes_back_with_another_rate(server: AudioServer) -
         assert "no audio for 0." in lost.reason
         listener.wait_for(HealthState.RECOVERING)
         server.load_sink(48_000)
-        listener.wait_for(HealthState.LIVE, len(listener.reports))
+        listener.wait_for(HealthState.LIVE, after=lost)
         listener.wait_for_audio(0.3)
     listener.check_times_over_the_hole()
 
@@ -274,10 +285,9 @@ def test_a_server_that_dies_and_comes_back_is_heard_again(server: AudioServer) -
         lost = listener.wait_for(HealthState.LOST)
         # PortAudio says so at once or, as often, never.
         assert "ended the stream" in lost.reason or "no audio for 0." in lost.reason
-        attempt = listener.wait_for(HealthState.RECOVERING, len(listener.reports))
-        assert "attempt 2 in 0.1 s" in attempt.reason
+        listener.wait_for(HealthState.RECOVERING, reason="attempt 2 in 0.1 s")
         server.start()
-        listener.wait_for(HealthState.LIVE, len(listener.reports))
+        listener.wait_for(HealthState.LIVE, after=lost)
         listener.wait_for_audio(0.3)
     listener.check_times_over_the_hole()
 
@@ -290,12 +300,12 @@ def test_a_frozen_server_is_noticed_again_and_again_and_heard_when_it_thaws(
     with Listener("device:mon") as listener:
         listener.wait_for(HealthState.LIVE)
         server.freeze()
-        listener.wait_for(HealthState.LOST)
-        attempt = listener.wait_for(HealthState.RECOVERING, len(listener.reports))
-        assert "PortAudio cannot list the sound devices: no answer for" in attempt.reason
+        lost = listener.wait_for(HealthState.LOST)
+        hang = "PortAudio cannot list the sound devices: no answer for"
+        listener.wait_for(HealthState.RECOVERING, reason=hang)
         server.thaw()
         monkeypatch.setattr(device_module, "ANSWER_TIMEOUT_S", 10.0)
-        listener.wait_for(HealthState.LIVE, len(listener.reports))
+        listener.wait_for(HealthState.LIVE, after=lost)
     listener.check_times_over_the_hole()
     server.freeze()
     with pytest.raises(SourceLost, match="no answer for 0 s"):
@@ -316,9 +326,9 @@ def test_a_stuck_device_is_tried_on_while_another_one_is_undisturbed(server: Aud
         card.value = None
         lost = stuck.wait_for(HealthState.LOST)
         assert lost.reason.startswith("device:pipesrc: no audio for 0.")
-        stuck.wait_for(HealthState.RECOVERING, len(stuck.reports))
+        stuck.wait_for(HealthState.RECOVERING, reason="attempt 2")
         card.value = 0
-        stuck.wait_for(HealthState.LIVE, len(stuck.reports))
+        stuck.wait_for(HealthState.LIVE, after=lost)
         other.wait_for_audio(0.1)
     heard = np.concatenate(other.audio)
     np.testing.assert_array_equal(heard, ramp[: heard.size])
@@ -336,14 +346,12 @@ def test_a_device_is_found_when_it_appears_and_lost_when_it_gets_another_name(
         lost = late.wait_for(HealthState.LOST)
         assert lost.reason.startswith("there is no sound device 'attic' that can record; choose")
         server.add_device("usb_attic", "testsink.monitor")
-        late.wait_for(HealthState.LIVE)
+        live = late.wait_for(HealthState.LIVE)
         server.rename_device("usb_attic", "usb_cellar")
         os.kill(late.process_id, signal.SIGKILL)  # as if it was pulled out and put in elsewhere
-        renamed = late.wait_for(HealthState.RECOVERING, len(late.reports))
-        while "usb_cellar" not in renamed.reason:
-            renamed = late.wait_for(HealthState.RECOVERING, late.reports.index(renamed) + 1)
+        late.wait_for(HealthState.RECOVERING, after=live, reason="usb_cellar")
         server.rename_device("usb_cellar", "the_attic")
-        late.wait_for(HealthState.LIVE, len(late.reports))
+        late.wait_for(HealthState.LIVE, after=live)
         other.wait_for_audio(0.1)
     heard = np.concatenate(other.audio)
     np.testing.assert_array_equal(heard, ramp[: heard.size])
@@ -359,7 +367,7 @@ def test_a_microphone_of_zeros_is_silent_until_it_is_heard(
         silent = listener.wait_for(HealthState.SILENT)
         assert silent.reason == "digital silence for 0.3 s; muted?"
         card.value = 1000
-        listener.wait_for(HealthState.LIVE, len(listener.reports))
+        listener.wait_for(HealthState.LIVE, after=silent)
     assert not any(listener.losses)
 
 
@@ -459,7 +467,9 @@ def test_a_loss_that_no_driver_reports_is_found_and_a_stall_that_is_caught_up_is
 @pytest.mark.pulseaudio
 def test_devices_are_listed_and_found(server: AudioServer) -> None:
     assert {"mon", "pipesrc", "filesrc"} <= {device.name for device in list_devices()}
-    parse_source("device:filesrc").check()
+    found = parse_source("device:filesrc")
+    found.check()
+    assert found.channels == 2  # so that a channel beyond them is refused before anything starts
     with pytest.raises(SourceError) as caught:
         parse_source("device:microphone").check()
     message = str(caught.value)
