@@ -144,7 +144,8 @@ class Roster:
         except SourceLost as error:
             if not _may_come_later(config, name):
                 raise
-            log.warning("stream %s: %s; it is waited for", name, " ".join(str(error).split()))
+            reason = " ".join(str(error).split())
+            log.warning("stream %s: %s; it is waited for", name, reason, extra={"stream": name})
         if source.channels:  # a file says it before it is opened for good
             check_channel(stream.channel, source.channels)
         events = settle_for_stream(config.events, stream.events)

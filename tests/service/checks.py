@@ -175,10 +175,10 @@ def check_a_stopped_daemon_is_killed_by_the_watchdog_and_restarted() -> None:
     assert any("Watchdog timeout (limit 4s)!" in message for message in messages), messages
 
 
-def check_a_second_service_is_ready_although_its_source_is_missing() -> None:
+def check_a_second_service_is_ready_although_its_device_is_missing() -> None:
     given = Path("/srv/yard.toml")
     given.write_text(
-        'model = "digits"\n[streams.yard]\nsource = "remote:"\n'
+        'model = "digits"\n[streams.yard]\nsource = "device:not there"\n'
         "[inference]\nmax_streams = 1\n"
         '[publish]\nendpoint = "tcp://127.0.0.1:5580"\ncontrol = "tcp://127.0.0.1:5581"\n'
     )
@@ -188,6 +188,8 @@ def check_a_second_service_is_ready_although_its_source_is_missing() -> None:
     assert "streamcls@yard.service  active" in call("streamcls", "service", "status")
     call("streamcls", "service", "uninstall", "--name", "yard")
     assert show("LoadState", unit=unit) == {"LoadState": "not-found"}
+    # The signal that ends the daemon is not for the processes that record for it.
+    assert "process died" not in call("journalctl", "-o", "cat", "-u", unit)
     assert show("ActiveState") == {"ActiveState": "active"}
 
 
