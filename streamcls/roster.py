@@ -113,6 +113,7 @@ class Roster:
         self._engine: Engine | None = None
         self._ingest: Ingest | None = None
         self._pacer = Pacer()
+        self._shutting_down = False
 
     def build(self, name: str, config: StreamConfig) -> None:
         """Check a stream and add it; it begins with `start`, or at once when that was called.
@@ -383,10 +384,14 @@ class Roster:
             self._publish_records(streams[prediction.stream].detector.feed(prediction))
 
     def take_end(self, name: str) -> None:
-        """End the events of a stream that was read to its end (in the engine's thread)."""
+        """End the events of a stream that was read to its end (in the engine's thread).
+
+        Its end may also be that of the daemon, which closes the rings before the engine stops.
+        """
         stream = self._streams.get(name)
         if stream is not None:
-            self._publish_records(stream.detector.close(CloseReason.ENDED))
+            reason = CloseReason.SHUTDOWN if self._shutting_down else CloseReason.ENDED
+            self._publish_records(stream.detector.close(reason))
 
     def end_events_of_lost_streams(self) -> None:
         """End the events of streams whose source is away, once the engine has heard their last."""
@@ -397,7 +402,8 @@ class Roster:
                 self._publish_records(stream.detector.close(CloseReason.LOST))
 
     def stop_capture(self) -> None:
-        """Stop all feeders."""
+        """Stop all feeders, for good."""
+        self._shutting_down = True
         with self._lock:
             for stream in self._streams.values():
                 stream.feeder.ask_to_stop()
