@@ -36,6 +36,7 @@ LIVE_KEYS = (
 )
 """What a reload may change; the sockets, keys and everything else belong to the process."""
 
+_ERROR_LIMIT_CHARS = 2_000
 log = logging.getLogger(__name__)
 
 
@@ -86,7 +87,7 @@ class Reloader:
                 self._change(load)
             except Exception as error:
                 self._failed += 1
-                self._error = str(error) or repr(error)
+                self._error = (str(error) or repr(error))[:_ERROR_LIMIT_CHARS]
                 log.error("reload failed, all stays as it was: %s", self._error)
                 if isinstance(error, StreamclsError):
                     raise
