@@ -106,7 +106,8 @@ def _evaluate(args: argparse.Namespace) -> None:
             )
         source = Source(args.clips.name, str(args.clips.resolve()))
         rate_hz = checkpoint.front_end.sample_rate_hz
-        clips = load_clips([source], checkpoint.header.labels, rate_hz, Path(), args.work)
+        header = checkpoint.header
+        clips = load_clips([source], header.labels, rate_hz, Path(), args.work, header.task)
         scores = evaluate(checkpoint, clips, f"{checkpoint.header.name} on {args.clips.name}")
         out = args.out or args.work / f"{checkpoint.header.name}-on-{args.clips.name}"
         command = f"python -m train evaluate {args.model} --clips {args.clips}"
