@@ -1,0 +1,134 @@
+"""What happens to a machine happens to the real daemon: kills, full disks, no memory, no CPU."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from streamcls.client import ControlClient
+from streamcls.publish.schema import EventMessage
+from tests.end_to_end.conftest import Daemon, Launcher
+from tests.faults.test_reload import EAGER, is_prediction
+
+EAGER_FLAGS = tuple(
+    flag for line in EAGER.split("\n")[:-1] for flag in ("--set", line.replace(" ", ""))
+)
+STOP_LIMIT_S = 20.0
+"""For a machine that does other work; without, it takes well under a second."""
+
+
+def wait_for_line(log: Path, pattern: str) -> None:
+    give_up_s = time.monotonic() + 120
+    while not re.search(pattern, log.read_text()):
+        assert time.monotonic() < give_up_s, log.read_text()
+        time.sleep(0.01)
+
+
+def test_killed_in_every_phase_it_starts_again(launcher: Launcher, model, long_noise, tmp_path):
+    """Sockets that were left behind are taken over, a half-written cache does no harm."""
+    source = ["--model", model, "--source", f"file:{long_noise}"]
+    phases: dict[str, Callable[[Daemon, Path], None]] = {
+        "starting": lambda daemon, log: time.sleep(0.3),
+        "compiling": lambda daemon, log: wait_for_line(log, "publishing on"),
+        "running": lambda daemon, log: daemon.listen(is_prediction) and None,
+        "shutting down": lambda daemon, log: (
+            daemon.listen(is_prediction) and daemon.process.terminate()
+        ),
+    }
+    fresh_cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for phase, reach in phases.items():
+        log = tmp_path / f"{phase}.log"
+        with log.open("w") as stderr:
+            run = launcher.run(*source, environment=fresh_cache, stderr=stderr)
+            with run as daemon:
+                reach(daemon, log)
+                daemon.process.kill()
+                daemon.process.wait()
+        assert "Traceback" not in log.read_text()
+    assert (tmp_path / "pub").is_socket()  # what a killed daemon leaves
+    for entry in list((tmp_path / "cache").rglob("*-cache")):
+        entry.write_bytes(entry.read_bytes()[:100])  # what a machine that loses power leaves
+    with launcher.run(*source, environment=fresh_cache) as daemon:
+        daemon.listen(is_prediction)
+        daemon.process.terminate()
+        assert daemon.process.wait(STOP_LIMIT_S) == 0
+    assert not (tmp_path / "pub").exists()
+
+
+def test_sigterm_under_load_closes_events_in_time(launcher: Launcher, model, long_noise, tmp_path):
+    summary = tmp_path / "summary.json"
+    flags = [f for i in range(6) for f in ("--set", f"streams.s{i}.source=file:{long_noise}")]
+    flags += [f for i in range(6) for f in ("--set", f"streams.s{i}.pace=fast")]
+    flags += ["--model", model, *EAGER_FLAGS, "--summary-json", str(summary)]
+    with launcher.run(*flags) as daemon:
+        daemon.listen(lambda m: isinstance(m, EventMessage))
+        began_s = time.monotonic()
+        daemon.process.terminate()
+        while daemon.process.poll() is None or daemon.subscriber.silence_s < 0.5:
+            try:
+                daemon.messages.append(daemon.subscriber.receive(0.2))
+            except TimeoutError:
+                continue
+            assert time.monotonic() - began_s < STOP_LIMIT_S
+        assert daemon.process.returncode == 0
+    figures = json.loads(summary.read_text())
+    assert figures["events"]["opened"] == figures["events"]["closed"] > 0
+    events = [m for m in daemon.messages if isinstance(m, EventMessage)]
+    assert {e.id for e in events if e.state == "onset"} == {
+        e.id for e in events if e.state == "offset"
+    }
+    for stream in figures["streams"].values():
+        accounted = stream["heard_samples"] + stream["dropped_samples"] + stream["waiting_samples"]
+        assert stream["captured_samples"] == accounted
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    launcher: Launcher, model, long_noise, tmp_path, trouble
+):
+    """A tmpfs of 64 KiB, or mounted read-only, in a mount namespace of the daemon's own."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    options = "size=64k" if trouble == "full" else "ro,size=64k"
+    mount = f'mount -t tmpfs -o {options} none {folder} && exec "$@"'
+    unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh"]
+    probe = subprocess.run([*unshare, "true"], capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"cannot mount here: {probe.stderr}")
+    command = [*unshare, sys.executable, "-m", "streamcls", "run", "--model", model]
+    command += ["--source", f"file:{long_noise}", "--set", "inference.max_streams=1"]
+    command += ["--endpoint", f"ipc://{tmp_path}/p", "--control", f"ipc://{tmp_path}/c"]
+    environment = launcher.environment | {"XDG_CACHE_HOME": str(folder)}
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(command, env=environment, stderr=stderr)
+        try:
+            wait_for_line(log, "stream mic is live")
+            with ControlClient(f"ipc://{tmp_path}/c") as control:
+                while control.call("status")["summary"]["windows"] < 3:
+                    time.sleep(0.05)
+            process.terminate()
+            assert process.wait(STOP_LIMIT_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert "Traceback" not in log.read_text()
+    if trouble == "read-only":
+        assert "no writable compilation cache" in log.read_text()
+
+
+def test_too_little_memory_is_said_and_ends(launcher: Launcher, model, long_noise, tmp_path):
+    """Where it strikes is chance, and some libraries abort by themselves; but nothing hangs."""
+    command = ["sh", "-c", 'ulimit -v 1300000; exec "$@"', "sh", sys.executable, "-m", "streamcls"]
+    command += ["run", "--model", model, "--source", f"file:{long_noise}", "--fast"]
+    command += ["--endpoint", f"ipc://{tmp_path}/p", "--control", f"ipc://{tmp_path}/c"]
+    result = subprocess.run(
+        command, env=launcher.environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode != 0
+    assert re.search("memory|allocate|thread", result.stderr), result.stderr
