@@ -69,6 +69,27 @@ class Classifier(nnx.Module):
             )
         return self.head(self.trunk(mel)[:, :, 0])
 
+    def logits_over_time(self, mel: jax.Array) -> jax.Array:
+        """Evaluate every window of a longer signal at the trunk's stride (time-valid only).
+
+        For training and evaluation: the windows share one pass through the trunk.
+
+        Args:
+            mel: ``[batch, frames, n_mels]`` with at least ``window_frames`` frames.
+
+        Returns:
+            Logits ``[batch, windows, classes]``; window ``i`` starts at frame ``i * S``.
+        """
+        vectors = self.trunk(mel)[:, :, 0]
+        n_windows = vectors.shape[1] - self.n_steps + 1
+        if n_windows < 1:
+            raise ModelError(
+                f"got {mel.shape[1]} frames, a window of this model is {self.window_frames} frames"
+            )
+        starts = range(n_windows)
+        logits = [self.head(vectors[:, start : start + self.n_steps]) for start in starts]
+        return jnp.stack(logits, axis=1)
+
     def initial_state(self, batch: int) -> State:
         """Return the state of ``batch`` streams that begin: trunk state and last trunk outputs."""
         vectors = jnp.zeros((batch, self.n_steps, self.features), jnp.float32)
