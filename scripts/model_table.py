@@ -3,8 +3,8 @@
     python scripts/model_table.py
 
 Multiply-adds are half of the floating-point operations that XLA counts in the inference program,
-so they include normalisation, activations and pooling, and leave out padding. The features are
-left out: they are the same for all.
+so they include activations, pooling and what is multiplied with padding. The features are left
+out: they are the same for all.
 """
 
 import jax

@@ -31,7 +31,8 @@ ONE_OF_EACH = ["bc_resnet_1", "cnn_tc_resnet_1", "ds_cnn_s", "sb_cnn", "smales_c
 
 @pytest.fixture(scope="module", params=ONE_OF_EACH)
 def model(request) -> Classifier:
-    return build_seasoned(request.param)
+    small = {"channels": [4, 6, 6], "dense": 8} if request.param == "sb_cnn" else None
+    return build_seasoned(request.param, settings=small)
 
 
 def test_random_chunkings_equal_the_window(model: Classifier) -> None:
