@@ -56,7 +56,7 @@ train-commands: $(DEV) ## Train the shipped model "commands" from ../shared/data
 	@scripts/bootstrap.sh voices
 	@$(BIN)/python -m train fit commands
 
-train-environment: $(DEV) ## Train the shipped model "environment" from ../shared/data.
+train-environment: $(DEV) ## Train the model "environment" from ../shared/data.
 	@$(BIN)/python -m train fit environment
 
 demo-recording: $(DEV) ## Synthesise the demo's recording again (espeak-ng).

@@ -57,12 +57,18 @@ class Passing:
         graph, state = nnx.split(checkpoint.model)
         front_end = checkpoint.front_end
         temperature = checkpoint.header.temperature
+        n_steps = checkpoint.model.n_steps
         self.window_samples = front_end.samples_for(checkpoint.model.window_frames)
         self.step_samples = checkpoint.model.geometry.stride_frames * front_end.hop_samples
 
         @jax.jit
         def run(state: Any, audio: jax.Array, holds: jax.Array) -> jax.Array:
-            logits = nnx.merge(graph, state).logits_over_time(log_mel(audio, front_end))
+            model = nnx.merge(graph, state)
+            # The trunk hears all of it once, as in a stream; the head hears every window.
+            vectors = model.trunk(log_mel(audio, front_end))[:, :, 0]
+            logits = jnp.stack(
+                [model.head(vectors[:, i : i + n_steps]) for i in range(holds.shape[1])], axis=1
+            )
             each = jax.nn.softmax(logits / temperature) * holds[..., None]
             return each.sum(axis=1) / holds.sum(axis=1, keepdims=True)
 
