@@ -1,17 +1,20 @@
 """What happens to a machine happens to the real daemon: kills, full disks, no memory, no CPU."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from streamcls.client import ControlClient
-from streamcls.publish.schema import EventMessage
+from streamcls.publish.schema import EventMessage, HealthMessage, PredictionMessage
 from tests.end_to_end.conftest import Daemon, Launcher
 from tests.faults.test_reload import EAGER, is_prediction
 
@@ -132,3 +135,32 @@ def test_too_little_memory_is_said_and_ends(launcher: Launcher, model, long_nois
     )
     assert result.returncode != 0
     assert re.search("memory|allocate|thread", result.stderr), result.stderr
+
+
+def tells_of_overruns(message: object) -> bool:
+    return isinstance(message, HealthMessage) and message.overruns > 0
+
+
+def test_a_starved_daemon_reports_what_it_drops(launcher: Launcher, model, long_noise, tmp_path):
+    """Stopped for longer than its ring, as by a machine with better things to do."""
+    summary = tmp_path / "summary.json"
+    flags = ["--model", model, "--source", f"file:{long_noise}", "--summary-json", str(summary)]
+    with launcher.run(*flags) as daemon:
+        daemon.listen(lambda m: isinstance(m, PredictionMessage) and m.seq >= 3)
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        time.sleep(6)
+        os.kill(daemon.process.pid, signal.SIGCONT)
+        daemon.listen(lambda m: isinstance(m, PredictionMessage) and m.epoch > 0)
+        daemon.listen(lambda _: any(tells_of_overruns(m) for m in daemon.messages))
+        daemon.process.terminate()
+        assert daemon.process.wait(STOP_LIMIT_S) == 0
+    stream = json.loads(summary.read_text())["streams"]["mic"]
+    accounted = stream["heard_samples"] + stream["dropped_samples"] + stream["waiting_samples"]
+    assert stream["captured_samples"] == accounted
+    assert stream["overruns"] > 0
+    predictions = daemon.predictions("mic")
+    assert [p.seq for p in predictions] == list(range(len(predictions)))
+    # Within an epoch no hop is missing: what was dropped stands between two epochs.
+    for before, after in pairwise(predictions):
+        if before.epoch == after.epoch and "padded" not in after.flags:
+            assert after.sample_end - before.sample_end == 1_280
