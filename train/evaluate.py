@@ -397,7 +397,7 @@ def _score_passing(
             # The talkers go on through both windows.
             both = np.tile(talkers, (1, 2))
             noise = make_noise(kind, len(audio), audio.shape[1], both, rng)
-            heard = audio + np.float32(10**-0.5) * rms * noise
+            heard = (audio + np.float32(10**-0.5) * rms * noise).astype(np.float32)
         accuracy[kind] = float((classify(heard, holds).argmax(axis=1) == clips.label).mean())
     return accuracy
 
