@@ -10,6 +10,7 @@ every loss, is told to `on_health`.
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from streamcls.capture.intake import Intake
 from streamcls.capture.pacer import Pacer
@@ -65,6 +66,7 @@ class Feeder:
         self._thread = threading.Thread(target=self._run, name=f"feeder {stream}", daemon=True)
         self._paced = source if isinstance(source, PacedSource) else None
         self._shares_thread = False
+        self._hurry: Callable[[], None] = self._awake.set
         self._done = threading.Event()
         self._next_ring: Ring | None = None
         self._past = (0, 0, 0, 0)  # captured, heard, dropped, overruns of rings that were left
@@ -82,14 +84,16 @@ class Feeder:
         """
         if pacer is not None and self._paced is not None and self.source.live:
             self._shares_thread = True
-            pacer.add(self._work())
+            work = self._work()
+            self._hurry = partial(pacer.hurry, work)
+            pacer.add(work)
         else:
             self._thread.start()
 
     def ask_to_stop(self) -> None:
         """Let the capture end soon, without waiting for it."""
         self._stopping.set()
-        self._awake.set()
+        self._hurry()
 
     def stop(self, timeout_s: float = 5.0) -> bool:
         """End the capture and close the ring.
@@ -221,7 +225,8 @@ class Feeder:
                     self._enter(HealthState.LOST, why)
                 attempt += 1
                 self._enter(HealthState.RECOVERING, f"attempt {attempt} in {retry_s:g} s; {why}")
-            yield retry_s
+            if not self._stopping.is_set():
+                yield retry_s
             retry_s = min(2 * retry_s, RETRY_LONGEST_S)
 
     def _capture(self) -> Iterator[float]:
