@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from streamcls.config import Config, load_config
-from streamcls.engine import Engine, enable_compilation_cache, select_device
+from streamcls.engine import (
+    Engine,
+    check_address_space,
+    enable_compilation_cache,
+    select_device,
+)
 from streamcls.errors import StreamclsError
 from streamcls.ingest import Ingest
 from streamcls.notify import Notifier
@@ -103,6 +108,7 @@ class Daemon:
         security = config.security
         keys = ServerKeys.load(security.keys, security.clients) if security.keys else None
         ipc_mode = int(security.ipc_mode, 8)
+        check_address_space()
         log.info("computing on %s", select_device(config.inference.device))
         model = load_model(config)
         self._publisher = Publisher(

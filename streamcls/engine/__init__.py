@@ -1,6 +1,6 @@
 """Streams of audio to predictions: compiled steps, slots and the thread that drives them."""
 
-from streamcls.engine.compilation import enable_compilation_cache
+from streamcls.engine.compilation import check_address_space, enable_compilation_cache
 from streamcls.engine.device import select_device
 from streamcls.engine.engine import Engine
 from streamcls.engine.executor import Executor, StepResult
@@ -13,6 +13,7 @@ __all__ = [
     "LatencyHistogram",
     "StepResult",
     "build_executor",
+    "check_address_space",
     "choose_hop_samples",
     "enable_compilation_cache",
     "select_device",

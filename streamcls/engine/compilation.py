@@ -2,9 +2,15 @@
 
 import ctypes
 import os
+import resource
 from pathlib import Path
 
 import jax
+
+from streamcls.errors import ModelError
+
+ADDRESS_SPACE_MIB = 2048
+"""Least address space to compile in: the default model takes 1.6 GiB of it (and 0.3 of memory)."""
 
 
 def cache_directory() -> Path:
@@ -34,6 +40,21 @@ def enable_compilation_cache(directory: Path | None = None) -> Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return directory
+
+
+def check_address_space() -> None:
+    """Refuse to begin where compiling is bound to fail: XLA and libzmq would abort the process.
+
+    Raises:
+        ModelError: The address space is limited to less than `ADDRESS_SPACE_MIB`.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE_MIB << 20:
+        raise ModelError(
+            f"the address space is limited to {limit >> 20} MiB (`ulimit -v`), compiling a model "
+            f"needs {ADDRESS_SPACE_MIB} MiB: raise the limit, or limit the memory really used "
+            f"(MemoryMax= of the service)"
+        )
 
 
 def return_compilers_memory() -> None:
