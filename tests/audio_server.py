@@ -36,7 +36,7 @@ READY_TIMEOUT_S = 15.0
 
 PULSE_SCRIPT = """\
 load-module module-native-protocol-unix auth-anonymous=1 socket={socket}
-load-module module-null-sink sink_name=testsink rate={rate} channels=1 format=s16le norewinds=1
+load-module module-null-sink sink_name=testsink rate={rate} channels=1 format=s16le{sink}
 load-module module-pipe-source source_name=pipesrc file={pipe} format=s16le rate={rate} channels=1
 set-default-sink testsink
 """
@@ -137,11 +137,16 @@ class AudioServer:
     Args:
         folder: An empty directory for sockets, configuration and the log.
         sample_rate_hz: Rate of the sink and of the pipe source.
+        rewinds: The sink may take back what it has rendered, as a sound card's does. What is played
+            into it needs that; without it the first block comes 1.7 s earlier.
     """
 
-    def __init__(self, folder: Path, sample_rate_hz: int = 16_000) -> None:
+    def __init__(
+        self, folder: Path, sample_rate_hz: int = 16_000, *, rewinds: bool = False
+    ) -> None:
         self.folder = folder
         self.sample_rate_hz = sample_rate_hz
+        self._rewinds = rewinds
         self.pipe_path = folder / "pipe.fifo"
         self.raw_path = folder / "slave.raw"
         self.log_path = folder / "pulseaudio.log"
@@ -165,6 +170,7 @@ class AudioServer:
         settings = {
             "socket": self._socket,
             "rate": self.sample_rate_hz,
+            "sink": "" if self._rewinds else " norewinds=1",
             "pipe": self.pipe_path,
             "raw": self.raw_path,
         }
@@ -271,4 +277,13 @@ def audio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AudioServ
     if (reason := explain_missing()) is not None:
         pytest.skip(reason)
     with AudioServer(tmp_path_factory.mktemp("audio")) as server:
+        yield server
+
+
+@pytest.fixture
+def playing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AudioServer]:
+    """The same, for what is played into the sink by a program."""
+    if (reason := explain_missing()) is not None:
+        pytest.skip(reason)
+    with AudioServer(tmp_path_factory.mktemp("audio"), rewinds=True) as server:
         yield server

@@ -13,10 +13,10 @@ import pytest
 from streamcls.client import Subscriber
 from streamcls.inbox import Gap
 from streamcls.publish.schema import HealthMessage, Message, PredictionMessage
-from tests.audio_server import audio_server
+from tests.audio_server import audio_server, playing_server
 from tests.models.checkpoints import save_seasoned
 
-__all__ = ["audio_server"]
+__all__ = ["audio_server", "playing_server"]
 
 TIMEOUT_S = 120.0
 

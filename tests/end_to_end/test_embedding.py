@@ -49,7 +49,8 @@ def test_random_pieces_give_what_the_daemon_publishes(launcher: Launcher, model,
     assert len(predictions) == len(published) > 30
     for ours, theirs in zip(predictions, published, strict=True):
         assert (ours.sample_start, ours.sample_end) == (theirs.sample_start, theirs.sample_end)
-        assert ours.t_end_ns == pytest.approx(theirs.t_end_ns, abs=2)
+        # UTC is asked for with each prediction; between two looks the clock may be slewed.
+        assert ours.t_end_ns == pytest.approx(theirs.t_end_ns, abs=100_000)
         assert tuple(ours.flags) == theirs.flags
         assert ours.level_dbfs == pytest.approx(theirs.level_dbfs, abs=0.01)
         scores = top_scores(ours.probabilities, classifier.labels, 0)

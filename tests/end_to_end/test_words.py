@@ -56,10 +56,10 @@ def test_demo_recording(launcher: Launcher, transcript) -> None:
 
 @pytest.mark.pulseaudio
 def test_captured_from_a_sound_server(
-    launcher: Launcher, audio_server: AudioServer, transcript
+    launcher: Launcher, playing_server: AudioServer, transcript
 ) -> None:
     """A recording played into a sink, its monitor captured by the daemon through PortAudio."""
-    environment = audio_server.environment
+    environment = playing_server.environment
     with launcher.run(
         "--model", "commands", "--source", "device:mon", environment=environment
     ) as d:
