@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 
 UV_REQUIREMENT='uv>=0.6'
 SYSTEM_PACKAGES='libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins espeak-ng
-systemd systemd-container'
+systemd systemd-container stress-ng'
 
 VOICE_PACKAGES='espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts'
 
