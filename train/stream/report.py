@@ -76,7 +76,7 @@ def write_stream_report(scores: StreamScores, command: str, folder: Path) -> Pat
             for what, v in scores.latency_s.items()
         ),
         "",
-        "In audio time; computing adds milliseconds (docs/benchmarks/latency.md).",
+        "In audio time; computing adds milliseconds (docs/benchmarks/streams.md).",
         "",
         "## What was made up",
         "",
