@@ -1,9 +1,8 @@
-"""The streams of a daemon: what each consists of, and how they come and go.
+"""The streams of a daemon: how they come and go.
 
-A stream is a source with its feeder, a ring, and an event detector. The roster builds them, hands
-their rings to the engine, takes the engine's predictions through the detectors to the publisher,
-and ends what has to end exactly once: events when their stream is gone, sources when nobody wants
-them.
+The roster has each `stream` built, hands its ring to the engine, takes the engine's predictions
+through the detectors to the publisher, and ends what has to end exactly once: events when their
+stream is gone, sources when nobody wants them.
 
 Called by the main thread (start, watch, stop), the engine's (predictions), the feeders' (health),
 the control thread (add, remove, thresholds) and whatever thread reloads (check, change). A lock
@@ -19,18 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamcls.capture import (
-    Feeder,
-    Pacer,
-    RemoteSource,
-    Source,
-    SourceLost,
-    SourceOptions,
-    check_channel,
-    hide_credentials,
-    parse_source,
-)
-from streamcls.clock import read_utc_offset_ns
+from streamcls.capture import Pacer, RemoteSource, hide_credentials
 from streamcls.config import Config, StreamConfig
 from streamcls.engine import Engine, Executor
 from streamcls.errors import ConfigError, ReloadError
@@ -42,6 +30,7 @@ from streamcls.postprocess.settings import ClassSettings, EventSettings, settle_
 from streamcls.publish.publisher import Publisher
 from streamcls.ring import Ring
 from streamcls.served import ServedModel
+from streamcls.stream import Stream, build_stream, size_ring
 from streamcls.types import Event, Health, HealthState, Prediction, Rejection
 from streamcls.units import samples_to_ms
 
@@ -51,25 +40,6 @@ _MOVE_POLL_S = 0.005
 AWAY = RESTING | {HealthState.LOST, HealthState.RECOVERING}
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Stream:
-    """One stream; source and feeder are never replaced."""
-
-    config: StreamConfig
-    source: Source
-    ring: Ring
-    feeder: Feeder
-    events: EventSettings
-    detector: EventDetector
-
-    def ledger(self) -> dict[str, int]:
-        """Return where the captured samples are that were not dropped."""
-        return {
-            "heard_samples": self.feeder.heard_samples,
-            "waiting_samples": self.ring.waiting,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,30 +101,16 @@ class Roster:
                 self._begin(name, stream, self._engine)
             self._streams = {**self._streams, name: stream}
 
-    def _make(self, name: str, stream: StreamConfig, config: Config, model: ServedModel) -> Stream:
-        source = _parse_source(stream)
-        if isinstance(source, RemoteSource) and self._engine and self._ingest is None:
+    def _make(self, name: str, table: StreamConfig, config: Config, model: ServedModel) -> Stream:
+        stream = build_stream(name, table, config, model, self._take_health)
+        if isinstance(stream.source, RemoteSource) and self._engine and self._ingest is None:
             raise ConfigError(
                 [
                     f"stream {name!r}: the daemon was started without a remote: stream, so no "
                     f"sender can reach it; put one into the configuration and start again"
                 ]
             )
-        try:
-            source.check()
-        except SourceLost as error:
-            if not _may_come_later(config, name):
-                raise
-            reason = " ".join(str(error).split())
-            log.warning("stream %s: %s; it is waited for", name, reason, extra={"stream": name})
-        if source.channels:  # a file says it before it is opened for good
-            check_channel(stream.channel, source.channels)
-        events = settle_for_stream(config.events, stream.events)
-        detector = model.build_detector(name, events)
-        capacity, kept = _size_ring(config, model)
-        ring = Ring(capacity, model.rate_hz, keep_samples=kept, utc_offset_ns=read_utc_offset_ns)
-        feeder = Feeder(name, source, ring, stream.channel, self._take_health)
-        return Stream(stream, source, ring, feeder, events, detector)
+        return stream
 
     def start(self, engine: Engine, ingest: Ingest | None) -> None:
         """Begin to capture on all streams."""
@@ -316,7 +272,7 @@ class Roster:
             detector = model.build_detector(name, events) if is_other else None
             change.kept[name] = (table, events, detector)
             if model.rate_hz != present.ring.sample_rate_hz:
-                capacity, kept = _size_ring(config, model)
+                capacity, kept = size_ring(config, model)
                 change.rings[name] = present.ring.succeed(capacity, model.rate_hz, kept)
             elif model.hop_samples > present.ring.longest_hop_samples:
                 longest_ms = samples_to_ms(present.ring.longest_hop_samples, model.rate_hz)
@@ -507,32 +463,6 @@ class Roster:
             health.reason,
             extra={"stream": health.stream, "state": health.state},
         )
-
-
-def _size_ring(config: Config, model: ServedModel) -> tuple[int, int]:
-    """Return the capacity of a stream's ring, and how much of it is kept for the next model."""
-    buffered = max(round(config.inference.ring_s * model.rate_hz), 2 * model.hop_samples)
-    return buffered + model.window_samples, model.window_samples
-
-
-def _may_come_later(config: Config, name: str) -> bool:
-    """Tell whether a source that is missing now is waited for.
-
-    What a file configures is meant to run unattended, also when the machine boots faster than its
-    sound server. Whoever names a source on the command line or by request wants to know at once.
-    """
-    is_flag = config.origins.get(f"streams.{name}.source") == "flag"
-    return not is_flag and any(origin.startswith("file ") for origin in config.origins.values())
-
-
-def _parse_source(stream: StreamConfig) -> Source:
-    options = SourceOptions(
-        pace=stream.pace or "realtime",
-        sample_rate_hz=stream.sample_rate_hz,
-        channels=stream.channels,
-        sample_format=stream.sample_format,
-    )
-    return parse_source(stream.source, options)
 
 
 def _change_thresholds(

@@ -32,7 +32,7 @@ CLIENT_SIDE = {"publish.schema", *KEYS, *CLIENTS}
 SOCKETS = {"publish.endpoint", "publish.service", "publish.wakeup", *KEYS}
 """Listening and being woken up; what every socket needs, not only the publisher's."""
 SERVING = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary"}
-DAEMON_SIDE = {*SERVING, "served", "roster", "reload", "daemon"}
+DAEMON_SIDE = {*SERVING, "served", "stream", "roster", "reload", "daemon"}
 
 ALLOWED: dict[str, set[str]] = {
     # streamcls/__init__.py runs before every import of anything else: what it names for
@@ -63,8 +63,9 @@ ALLOWED: dict[str, set[str]] = {
     "send": {*FOUNDATION, "clock", "ring", "capture", *SOCKETS, "signals"},
     "relay": {*FOUNDATION, *SOCKETS, "signals"},
     "served": SERVING,
-    "roster": {*SERVING, "served"},
-    "reload": {*SERVING, "served", "roster"},
+    "stream": {*SERVING, "served"},
+    "roster": {*SERVING, "served", "stream"},
+    "reload": {*SERVING, "served", "stream", "roster"},
     "daemon": {*DAEMON_SIDE, "signals"},
     "summary": {*FOUNDATION, "engine"},
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},

@@ -1,0 +1,110 @@
+"""One stream of the daemon: a source with its feeder, a ring, and an event detector.
+
+Building one checks everything about it that can be known before it begins; the `roster` says when
+it begins and ends.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streamcls.capture import (
+    Feeder,
+    Source,
+    SourceLost,
+    SourceOptions,
+    check_channel,
+    parse_source,
+)
+from streamcls.clock import read_utc_offset_ns
+from streamcls.config import Config, StreamConfig
+from streamcls.postprocess.detector import EventDetector
+from streamcls.postprocess.settings import EventSettings, settle_for_stream
+from streamcls.ring import Ring
+from streamcls.served import ServedModel
+from streamcls.types import Health
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Stream:
+    """One stream; source and feeder are never replaced."""
+
+    config: StreamConfig
+    source: Source
+    ring: Ring
+    feeder: Feeder
+    events: EventSettings
+    detector: EventDetector
+
+    def ledger(self) -> dict[str, int]:
+        """Return where the captured samples are that were not dropped."""
+        return {
+            "heard_samples": self.feeder.heard_samples,
+            "waiting_samples": self.ring.waiting,
+        }
+
+
+def build_stream(
+    name: str,
+    stream: StreamConfig,
+    config: Config,
+    model: ServedModel,
+    on_health: Callable[[Health], None],
+) -> Stream:
+    """Check a stream and build it, ready to begin.
+
+    Args:
+        name: Of the stream.
+        stream: Its table of the configuration.
+        config: The whole of it.
+        model: That will hear it.
+        on_health: Called with each change of its state, in the feeder's thread.
+
+    Raises:
+        SourceError: The source can never work.
+        ConfigError: The event settings do not fit the model.
+    """
+    source = _parse_source(stream)
+    try:
+        source.check()
+    except SourceLost as error:
+        if not _may_come_later(config, name):
+            raise
+        reason = " ".join(str(error).split())
+        log.warning("stream %s: %s; it is waited for", name, reason, extra={"stream": name})
+    if source.channels:  # a file says it before it is opened for good
+        check_channel(stream.channel, source.channels)
+    events = settle_for_stream(config.events, stream.events)
+    detector = model.build_detector(name, events)
+    capacity, kept = size_ring(config, model)
+    ring = Ring(capacity, model.rate_hz, keep_samples=kept, utc_offset_ns=read_utc_offset_ns)
+    feeder = Feeder(name, source, ring, stream.channel, on_health)
+    return Stream(stream, source, ring, feeder, events, detector)
+
+
+def size_ring(config: Config, model: ServedModel) -> tuple[int, int]:
+    """Return the capacity of a stream's ring, and how much of it is kept for the next model."""
+    buffered = max(round(config.inference.ring_s * model.rate_hz), 2 * model.hop_samples)
+    return buffered + model.window_samples, model.window_samples
+
+
+def _may_come_later(config: Config, name: str) -> bool:
+    """Tell whether a source that is missing now is waited for.
+
+    What a file configures is meant to run unattended, also when the machine boots faster than its
+    sound server. Whoever names a source on the command line or by request wants to know at once.
+    """
+    is_flag = config.origins.get(f"streams.{name}.source") == "flag"
+    return not is_flag and any(origin.startswith("file ") for origin in config.origins.values())
+
+
+def _parse_source(stream: StreamConfig) -> Source:
+    options = SourceOptions(
+        pace=stream.pace or "realtime",
+        sample_rate_hz=stream.sample_rate_hz,
+        channels=stream.channels,
+        sample_format=stream.sample_format,
+    )
+    return parse_source(stream.source, options)
