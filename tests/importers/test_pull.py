@@ -1,7 +1,13 @@
 """`streamcls models pull yamnet` as a user runs it, from a server that stumbles, by a proxy."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from streamcls.importers.published import YAMNET_FILE
 from tests.importers.file_server import serve, status, whole
@@ -32,6 +38,27 @@ def test_pull_of_another_file_leaves_nothing(tmp_path: Path) -> None:
         said = refuse_pull(server.url, tmp_path)
     assert "has sha256" in said
     assert list(tmp_path.rglob("*.*")) == []
+
+
+@pytest.mark.parametrize("options", ["size=1m", "ro,size=1m"], ids=["full", "read-only"])
+def test_a_state_directory_that_takes_nothing(tflite_path: Path, tmp_path: Path, options) -> None:
+    """A tmpfs mounted over it, in a mount namespace of the command's own."""
+    mount = f'mount -t tmpfs -o {options} none {tmp_path} && exec "$@"; exit 77'
+    unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh"]
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("cannot mount here")
+    with serve(whole(tflite_path.read_bytes())) as server:
+        command = [*unshare, sys.executable, "-m", "streamcls", "models", "pull", "yamnet"]
+        result = subprocess.run(
+            [*command, "--from", server.url],
+            env=os.environ | {"STATE_DIRECTORY": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert result.returncode == 2, result.stderr
+    assert re.search("cannot write .*(No space left|Read-only file system)", result.stderr)
+    assert "Traceback" not in result.stderr
 
 
 def refuse_pull(url: str, place: Path) -> str:
