@@ -11,6 +11,7 @@ that is less than the C library that python-systemd needs to be built.
 
 import copy
 import logging
+import math
 import os
 import socket
 import sys
@@ -152,6 +153,8 @@ class RateLimiter(logging.Handler):
         self._burst = burst
         self._period_s = period_s
         self._kinds: OrderedDict[tuple[object, ...], _Kind] = OrderedDict()
+        self._timer: threading.Timer | None = None
+        self._due_s = math.inf
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pass an entry, or keep it as the last one of its kind."""
@@ -172,11 +175,7 @@ class RateLimiter(logging.Handler):
             return
         kind.held += 1
         kind.last = record
-        if kind.held == 1:
-            left_s = max(0.0, kind.began_s + self._period_s - now_s)
-            timer = threading.Timer(left_s, self._end_period, (key, kind))
-            timer.daemon = True
-            timer.start()
+        self._wake_at(kind.began_s + self._period_s)
 
     def close(self) -> None:
         """Pass what is held back, then close the target."""
@@ -190,12 +189,29 @@ class RateLimiter(logging.Handler):
         self._target.close()
         super().close()
 
-    def _end_period(self, key: tuple[object, ...], kind: _Kind) -> None:
+    def _wake_at(self, due_s: float) -> None:
+        """See to it that the periods that have ended by then are ended; one timer for all kinds."""
+        if due_s >= self._due_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due_s = due_s
+        self._timer = threading.Timer(max(0.0, due_s - time.monotonic()), self._end_periods)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end_periods(self) -> None:
         self.acquire()
         try:
-            if self._kinds.get(key) is kind:
-                del self._kinds[key]
-                self._pass_last(kind)
+            now_s = time.monotonic()
+            self._timer, self._due_s = None, math.inf
+            waiting = [(key, kind) for key, kind in self._kinds.items() if kind.held]
+            for key, kind in waiting:
+                if now_s < kind.began_s + self._period_s:
+                    self._wake_at(kind.began_s + self._period_s)
+                else:
+                    del self._kinds[key]
+                    self._pass_last(kind)
         finally:
             self.release()
 
