@@ -205,13 +205,17 @@ class RateLimiter(logging.Handler):
         try:
             now_s = time.monotonic()
             self._timer, self._due_s = None, math.inf
-            waiting = [(key, kind) for key, kind in self._kinds.items() if kind.held]
-            for key, kind in waiting:
-                if now_s < kind.began_s + self._period_s:
-                    self._wake_at(kind.began_s + self._period_s)
-                else:
-                    del self._kinds[key]
-                    self._pass_last(kind)
+            held = [
+                (kind.began_s + self._period_s, key)
+                for key, kind in self._kinds.items()
+                if kind.held
+            ]
+            for due_s, key in held:
+                if due_s <= now_s:
+                    self._pass_last(self._kinds.pop(key))
+            later_s = [due_s for due_s, _ in held if due_s > now_s]
+            if later_s:
+                self._wake_at(min(later_s))
         finally:
             self.release()
 
