@@ -10,15 +10,13 @@ Reference: Choi et al., "Convolutional Recurrent Neural Networks for Music Class
 
 from dataclasses import dataclass
 
-import jax
 from flax import nnx
 
+from streamcls.models.choi_k2c2 import pooled_convolutions
 from streamcls.models.classifier import Classifier
 from streamcls.models.compose import Chain
-from streamcls.models.conv import Conv
 from streamcls.models.heads import GruHead
-from streamcls.models.layers import Dropout, Layer, MelNorm, MelsToChannels
-from streamcls.models.pooling import Pool
+from streamcls.models.layers import MelsToChannels
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +36,10 @@ def build_choi_crnn(
     config: ChoiCrnnConfig, n_mels: int, n_classes: int, rngs: nnx.Rngs
 ) -> Classifier:
     """Build the network for ``n_mels`` mel bins (at least 96) and ``n_classes`` classes."""
-    layers: list[Layer] = [MelNorm(n_mels, rngs=rngs)]
-    channels, mels = 1, n_mels
-    for width, window in zip(config.channels, config.pools, strict=True):
-        conv = Conv(
-            channels,
-            width,
-            kernel=(3, 3),
-            n_mels=mels,
-            time_padding="same",
-            activation=jax.nn.elu,
-            rngs=rngs,
-        )
-        pool = Pool("max", window, n_mels=mels, channels=width)
-        layers += [conv, pool, Dropout(config.dropout, rngs=rngs)]
-        channels, mels = width, pool.n_mels_out
-    layers.append(MelsToChannels())
-    features = channels * mels
+    layers, mels = pooled_convolutions(
+        config.channels, config.pools, n_mels, rngs, dropout=config.dropout
+    )
+    features = config.channels[-1] * mels
     head = GruHead(features, n_classes, 0.3, rngs=rngs, widths=config.recurrent)
-    return Classifier(Chain(layers), head, features, config.min_window_frames)
+    chain = Chain([*layers, MelsToChannels()])
+    return Classifier(chain, head, features, config.min_window_frames)

@@ -8,6 +8,7 @@ Reference: Choi et al., "Convolutional Recurrent Neural Networks for Music Class
 2017, arXiv 1609.04243.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -17,7 +18,7 @@ from streamcls.models.classifier import Classifier
 from streamcls.models.compose import Chain
 from streamcls.models.conv import Conv
 from streamcls.models.heads import MeanHead
-from streamcls.models.layers import Layer, MelMean, MelNorm
+from streamcls.models.layers import Dropout, Layer, MelMean, MelNorm
 from streamcls.models.pooling import Pool
 
 
@@ -36,9 +37,31 @@ def build_choi_k2c2(
     config: ChoiK2c2Config, n_mels: int, n_classes: int, rngs: nnx.Rngs
 ) -> Classifier:
     """Build the network for ``n_mels`` mel bins (at least 96) and ``n_classes`` classes."""
+    layers, _ = pooled_convolutions(config.channels, config.pools, n_mels, rngs)
+    channels = config.channels[-1]
+    head = MeanHead(channels, n_classes, config.dropout, rngs=rngs)
+    return Classifier(Chain([*layers, MelMean()]), head, channels, config.min_window_frames)
+
+
+def pooled_convolutions(
+    widths: Sequence[int],
+    pools: Sequence[tuple[int, int]],
+    n_mels: int,
+    rngs: nnx.Rngs,
+    dropout: float | None = None,
+) -> tuple[list[Layer], int]:
+    """Return what all of the paper's networks begin with, and how many mels it leaves.
+
+    Args:
+        widths: Channels of each 3 x 3 convolution.
+        pools: Frames and mels of the maximum after each.
+        n_mels: Mel bins of the input.
+        rngs: Source of the initial weights and of dropout.
+        dropout: After each maximum; None for none.
+    """
     layers: list[Layer] = [MelNorm(n_mels, rngs=rngs)]
     channels, mels = 1, n_mels
-    for width, window in zip(config.channels, config.pools, strict=True):
+    for width, window in zip(widths, pools, strict=True):
         conv = Conv(
             channels,
             width,
@@ -50,7 +73,7 @@ def build_choi_k2c2(
         )
         pool = Pool("max", window, n_mels=mels, channels=width)
         layers += [conv, pool]
+        if dropout is not None:
+            layers.append(Dropout(dropout, rngs=rngs))
         channels, mels = width, pool.n_mels_out
-    layers.append(MelMean())
-    head = MeanHead(channels, n_classes, config.dropout, rngs=rngs)
-    return Classifier(Chain(layers), head, channels, config.min_window_frames)
+    return layers, mels
