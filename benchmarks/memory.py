@@ -4,7 +4,6 @@ python -m benchmarks.memory
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import numpy as np
 import soundfile
 
 from benchmarks.machine import describe_machine
+from streamcls.bench import resident_bytes
 from streamcls.client import HealthMessage, PredictionMessage, Subscriber
 
 
@@ -45,8 +45,7 @@ def measure(model: str, minutes: float, folder: Path) -> list[tuple[float, float
                 continue
             minute = message.sample_end / message.sample_rate_hz / 60
             if minute >= due_min:
-                pages = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[1])
-                rows.append((minute, pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
+                rows.append((minute, resident_bytes(daemon.pid) / 1e6))
                 due_min += minutes / 10
         watch.cancel()
     return rows

@@ -20,6 +20,7 @@ import numpy as np
 import soundfile
 
 from benchmarks.machine import describe_machine
+from streamcls.bench import resident_bytes
 from streamcls.client import PredictionMessage, Subscriber
 
 
@@ -43,11 +44,11 @@ def measure(model: str, folder: Path, cache: Path) -> tuple[float, float, float,
             first_s = time.monotonic() - began_s
             assert isinstance(first, PredictionMessage)
             window_s = (first.sample_end - first.sample_start) / first.sample_rate_hz
-            pages = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[1])
+            rss_mb = resident_bytes(daemon.pid) / 1e6
             daemon.send_signal(signal.SIGTERM)
     ready.close()
     (folder / "notify").unlink()
-    return ready_s, first_s, pages * os.sysconf("SC_PAGE_SIZE") / 1e6, window_s
+    return ready_s, first_s, rss_mb, window_s
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ import numpy as np
 import zmq
 from flax import nnx
 
+from streamcls.bench import resident_bytes
 from streamcls.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from streamcls.client import ControlClient, ControlError, Gap, PredictionMessage, Subscriber
 from streamcls.publish.schema import EventMessage, HealthMessage, HeartbeatMessage
@@ -228,7 +229,7 @@ class Soak:
         told_s = time.monotonic()
         while (hours := self._count_hours(control)) < self.hours:
             assert process.poll() is None, (self.folder / "log").read_text()
-            self.samples.append((hours, resident_mib(process.pid)))
+            self.samples.append((hours, resident_bytes(process.pid) / 2**20))
             action = self.random.choices(functions, weights)[0]
             self.actions[action.__name__.strip("_").replace("_", " ")] += 1
             action(control)
@@ -474,12 +475,6 @@ def data_folders() -> list[Path]:
     """Return the labelled recordings where they are at hand, else the bundled one."""
     found = [DATA / name for name in DATA_SETS if (DATA / name).is_dir()]
     return found or [ROOT / "streamcls" / "recordings"]
-
-
-def resident_mib(pid: int) -> float:
-    """Return the resident memory of a process."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def measure(pid: int) -> dict[str, int]:

@@ -262,7 +262,16 @@ def _cpu_s(pid: int) -> float:
 def _rss_mb(pid: int) -> float:
     """Return the resident memory of a process (Linux; NaN elsewhere)."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return resident_bytes(pid) / 1e6
     except OSError:
         return float("nan")
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process.
+
+    Raises:
+        OSError: There is no such process, or no /proc.
+    """
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

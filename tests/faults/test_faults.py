@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from streamcls.bench import resident_bytes
 from streamcls.client import ControlClient
 from streamcls.publish.schema import EventMessage, HealthMessage, PredictionMessage
 from tests.end_to_end.conftest import Daemon, Launcher
@@ -218,17 +219,14 @@ def test_a_thousand_streams_come_and_go(launcher: Launcher, model, long_noise):
         def count(folder: str) -> int:
             return len(list((proc / folder).iterdir()))
 
-        def resident_mib() -> float:
-            return int((proc / "statm").read_text().split()[1]) * 4 / 1024
-
         daemon.listen(is_prediction)
         add_and_remove(100)
-        files, memory_mib = count("fd"), resident_mib()
+        files, memory_mib = count("fd"), resident_bytes(daemon.process.pid) / 2**20
         add_and_remove(900)
         # Connections that just went may still be closing; a leak would be hundreds.
         assert count("fd") <= files + 20
         assert count("task") <= 60
-        assert resident_mib() <= memory_mib + 30
+        assert resident_bytes(daemon.process.pid) / 2**20 <= memory_mib + 30
         assert [stream["stream"] for stream in control.call("streams.list")] == ["mic"]
         last = control.call("streams.list")[0]["health"]
         assert last["dropped_samples"] == 0
