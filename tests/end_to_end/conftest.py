@@ -56,12 +56,23 @@ class Daemon:
             return len(ended) == n_streams
 
         self.listen(all_ended)
-        # Predictions of the last hops may come after the source's own end.
-        while self.process.poll() is None:
+        self.listen_to_the_exit()
+
+    def listen_to_the_exit(self) -> None:
+        """Take messages until the process is gone and its last word has arrived."""
+        while self.process.poll() is None or self.subscriber.silence_s < 0.5:
             try:
                 self.messages.append(self.subscriber.receive(0.2))
             except TimeoutError:
                 continue
+
+    def take_waiting(self) -> None:
+        """Take what has arrived; what an unread queue cannot hold would be lost."""
+        while True:
+            try:
+                self.messages.append(self.subscriber.receive(0))
+            except TimeoutError:
+                return
 
     def predictions(self, stream: str) -> list[PredictionMessage]:
         return [m for m in self.messages if isinstance(m, PredictionMessage) and m.stream == stream]

@@ -52,11 +52,7 @@ def test_events_end_with_the_daemon(launcher: Launcher, model, long_noise) -> No
     with launcher.run("--model", model, "--source", long_noise, *EAGER) as daemon:
         daemon.listen(lambda m: isinstance(m, EventMessage))
         daemon.process.terminate()
-        while daemon.process.poll() is None or daemon.subscriber.silence_s < 0.5:
-            try:
-                daemon.messages.append(daemon.subscriber.receive(0.2))
-            except TimeoutError:
-                continue
+        daemon.listen_to_the_exit()
         assert daemon.process.returncode == 0
     check_pairs(events_of(daemon, "mic"), "shutdown")
 
