@@ -99,8 +99,10 @@ def compare_windows(file: Path, n_threads: int, duration_s: float) -> None:
     from flax import nnx
 
     from streamcls.checkpoint import load_checkpoint
+    from streamcls.engine import compiler_options, select_device
     from streamcls.importers.yamnet import import_yamnet
 
+    select_device("cpu", n_threads)
     with tempfile.TemporaryDirectory() as folder:
         import_yamnet(file, "yamnet", Path(folder) / "yamnet.safetensors")
         checkpoint = load_checkpoint(Path(folder) / "yamnet.safetensors")
@@ -111,7 +113,8 @@ def compare_windows(file: Path, n_threads: int, duration_s: float) -> None:
     weights = jax.device_put(weights)
     for batch in (1, 8, 32):
         frames = np.random.default_rng(1).normal(-3, 2, (batch, 96, 64)).astype(np.float32)
-        ours = jax.jit(lambda w, x: nnx.merge(graph, w)(x)).lower(weights, frames).compile()
+        step = jax.jit(lambda w, x: nnx.merge(graph, w)(x)).lower(weights, frames)
+        ours = step.compile(compiler_options())
         expected = session.run(None, {"mel": frames})[0]
         np.testing.assert_allclose(ours(weights, frames), expected, atol=1e-3)
         contestants: Contestants = {
@@ -129,10 +132,23 @@ def compare_streams(n_threads: int, duration_s: float) -> None:
     import jax
 
     from streamcls.checkpoint import find_checkpoint, load_checkpoint
-    from streamcls.engine import build_executor, choose_hop_samples
+    from streamcls.engine import (
+        build_executor,
+        choose_hop_samples,
+        compiler_options,
+        select_device,
+        step_threads,
+    )
     from streamcls.features import initial_history, log_mel, stream_log_mel
+    from streamcls.header import read_header
 
-    checkpoint = load_checkpoint(find_checkpoint("commands"))
+    def compile_function(function: Callable[..., Any], *arguments: Any) -> Any:
+        return jax.jit(function).lower(*arguments).compile(compiler_options())
+
+    path = find_checkpoint("commands")
+    select_device("cpu", step_threads(read_header(path)))  # one, however many cores there are
+
+    checkpoint = load_checkpoint(path)
     front_end = checkpoint.front_end
     hop = choose_hop_samples(checkpoint, HOP_MS)
     window = front_end.samples_for(checkpoint.model.window_frames)
@@ -159,11 +175,9 @@ def compare_streams(n_threads: int, duration_s: float) -> None:
                 ]
             )
 
-        all_frames = jax.jit(lambda x: log_mel(x, front_end)).lower(heard).compile()
+        all_frames = compile_function(lambda x: log_mel(x, front_end), heard)
         history = np.asarray(initial_history(n_streams, front_end))
-        new_frames = (
-            jax.jit(lambda x, h: stream_log_mel(x, h, front_end)).lower(newest, history).compile()
-        )
+        new_frames = compile_function(lambda x, h: stream_log_mel(x, h, front_end), newest, history)
         mel = np.asarray(all_frames(heard)).copy()
 
         def whole(heard=heard, all_frames=all_frames) -> np.ndarray:

@@ -18,8 +18,15 @@ import numpy as np
 
 from benchmarks.machine import describe_machine
 from streamcls.checkpoint import find_checkpoint, load_checkpoint
-from streamcls.engine import build_executor, choose_hop_samples, select_device
+from streamcls.engine import (
+    build_executor,
+    choose_hop_samples,
+    compiler_options,
+    select_device,
+    step_threads,
+)
 from streamcls.features import initial_history, stream_log_mel
+from streamcls.header import read_header
 
 
 def time_call(function: Callable[[], Any], target_s: float = 0.15) -> tuple[float, float]:
@@ -48,7 +55,7 @@ def measure_peak() -> float:
     """Return the operations per CPU second of a product of large matrices."""
     size = 1024
     matrix = jax.device_put(np.random.default_rng(0).normal(size=(size, size)).astype(np.float32))
-    multiply = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    multiply = jax.jit(jnp.matmul).lower(matrix, matrix).compile(compiler_options())
     return 2 * size**3 / time_call(lambda: multiply(matrix, matrix).block_until_ready())[1]
 
 
@@ -60,8 +67,9 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=512)
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    device = select_device(arguments.device)
-    checkpoint = load_checkpoint(find_checkpoint(arguments.model))
+    path = find_checkpoint(arguments.model)
+    device = select_device(arguments.device, step_threads(read_header(path)))
+    checkpoint = load_checkpoint(path)
     front_end = checkpoint.front_end
     hop_samples = choose_hop_samples(checkpoint, arguments.hop_ms)
     executor = build_executor(checkpoint, hop_samples, arguments.slots)
@@ -81,7 +89,7 @@ def main() -> None:
         history = initial_history(rows, front_end)
         hops = jax.device_put(audio[:rows].copy())
         features = jax.jit(stream_log_mel, static_argnums=2).lower(hops, history, front_end)
-        run = features.compile()
+        run = features.compile(compiler_options())
         _, features_s = time_call(
             lambda run=run, hops=hops, h=history: jax.block_until_ready(run(hops, h))
         )

@@ -1,10 +1,14 @@
 """Streams of audio to predictions: compiled steps, slots and the thread that drives them."""
 
-from streamcls.engine.compilation import check_address_space, enable_compilation_cache
+from streamcls.engine.compilation import (
+    check_address_space,
+    compiler_options,
+    enable_compilation_cache,
+)
 from streamcls.engine.device import select_device
 from streamcls.engine.engine import Engine
 from streamcls.engine.executor import Executor, StepResult
-from streamcls.engine.factory import build_executor, choose_hop_samples
+from streamcls.engine.factory import build_executor, choose_hop_samples, step_threads
 from streamcls.engine.latency import LatencyHistogram
 
 __all__ = [
@@ -15,6 +19,8 @@ __all__ = [
     "build_executor",
     "check_address_space",
     "choose_hop_samples",
+    "compiler_options",
     "enable_compilation_cache",
     "select_device",
+    "step_threads",
 ]

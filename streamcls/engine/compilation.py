@@ -1,4 +1,4 @@
-"""What compiling leaves behind: a cache that makes restarts quick, and memory to give back."""
+"""How steps are compiled, and what that leaves behind: a cache, and memory to give back."""
 
 import ctypes
 import os
@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from streamcls.errors import ModelError
 
@@ -40,6 +41,21 @@ def enable_compilation_cache(directory: Path | None = None) -> Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return directory
+
+
+def compiler_options() -> dict[str, str | bool]:
+    """Return how XLA is to compile for the device that computes; nothing where it knows better.
+
+    On a CPU both halve the time of a step for few streams. The first makes a schedule that one
+    thread runs through, where the default spreads kernels of a microsecond over several. The second
+    leaves small matrix products to XLA's own kernels and Eigen instead of YNNPACK.
+    """
+    if jax.device_put(np.float32(0)).device.platform != "cpu":
+        return {}
+    return {
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        "xla_cpu_experimental_ynn_fusion_type": "",
+    }
 
 
 def check_address_space() -> None:

@@ -4,6 +4,10 @@ All that the executors make (weights, streams' state, compiled steps) follows JA
 so no other code knows where it runs.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
+from importlib.metadata import entry_points
 from typing import Literal
 
 import jax
@@ -14,19 +18,26 @@ from streamcls.errors import ModelError
 DeviceKind = Literal["auto", "cpu", "gpu", "tpu"]
 
 
-def select_device(kind: DeviceKind) -> str:
+def select_device(kind: DeviceKind, threads: int | None = None) -> str:
     """Make the first device of a kind the one that computes; return what it is, for people.
+
+    To be called before JAX computes anything. Calls then return with the result computed: handing
+    them to another thread, as JAX does, costs more than a step for one stream.
 
     Args:
         kind: ``auto`` takes an accelerator where JAX finds one, and the CPU otherwise.
+        threads: Of a CPU that compute one step; all if None.
 
     Raises:
         ModelError: There is no such device, or JAX cannot use it.
     """
     if kind == "cpu":
         jax.config.update("jax_platforms", "cpu")  # does not even touch a GPU's memory
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    may_be_accelerator = kind != "cpu" and entry_points(group="jax_plugins")
     try:
-        device = jax.devices(None if kind == "auto" else kind)[0]
+        with _limit_threads(None if may_be_accelerator else threads):
+            device = jax.devices(None if kind == "auto" else kind)[0]
     except RuntimeError:
         there = ", ".join(sorted({one.platform for one in jax.devices()} | {"cpu"}))
         remedy = {"gpu": "pip install 'jax[cuda13]'", "tpu": "pip install 'jax[tpu]'"}[kind]
@@ -36,6 +47,19 @@ def select_device(kind: DeviceKind) -> str:
         ) from None
     jax.config.update("jax_default_device", device)
     return f"{device.platform} ({device.device_kind})"
+
+
+@contextlib.contextmanager
+def _limit_threads(threads: int | None) -> Iterator[None]:
+    """Let XLA start so many threads, unless its variable says otherwise; it looks only once."""
+    if threads is None or "PJRT_NPROC" in os.environ:
+        yield
+        return
+    os.environ["PJRT_NPROC"] = str(threads)
+    try:
+        yield
+    finally:
+        del os.environ["PJRT_NPROC"]
 
 
 def list_buckets(max_streams: int) -> list[int]:

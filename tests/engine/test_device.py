@@ -1,5 +1,8 @@
 """Where it computes: what is there is taken, what is not there is said."""
 
+import subprocess
+import sys
+
 import jax
 import pytest
 
@@ -9,6 +12,26 @@ from streamcls.errors import ModelError
 
 def test_the_cpu_is_always_there() -> None:
     assert select_device("cpu").startswith("cpu")
+
+
+def test_the_number_of_threads_is_told_to_xla_alone() -> None:
+    """In a process of its own, because XLA asks only once."""
+    program = """
+import os
+import jax.numpy as jnp
+from streamcls.engine import select_device
+before = dict(os.environ)
+tasks = len(os.listdir("/proc/self/task"))
+select_device("cpu", threads=THREADS)
+(jnp.ones((512, 512)) @ jnp.ones((512, 512))).block_until_ready()
+assert dict(os.environ) == before
+print(len(os.listdir("/proc/self/task")) - tasks)
+"""
+    one, nine = (
+        int(subprocess.check_output([sys.executable, "-c", program.replace("THREADS", threads)]))
+        for threads in ("1", "9")
+    )
+    assert nine - one >= 8
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="there is an accelerator here")

@@ -1,5 +1,6 @@
 """Steps over slots give what the whole window gives, in every bucket and after every reuse."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +168,15 @@ def test_level_and_peak_are_those_of_the_hop(executor: Executor) -> None:
     assert result.peak[0] == 1.0
     np.testing.assert_allclose(result.mean_square[0], np.mean(np.square(audio)), rtol=1e-6)
     np.testing.assert_allclose(result.probabilities.sum(), 1.0, rtol=1e-6)
+
+
+def test_no_step_copies_the_state_of_all_streams(served: tuple[Executor, Evaluate]) -> None:
+    executor, _ = served
+    for bucket in executor.buckets:
+        program = executor.compiled(bucket).as_text()
+        whole = rf"f32\[{executor.max_streams + 1},\d+\]\S*"
+        assert re.search(rf"{whole} parameter\(", program)
+        assert not re.search(rf"{whole} copy\(", program)
 
 
 @pytest.mark.parametrize(
