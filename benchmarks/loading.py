@@ -21,17 +21,12 @@ import numpy as np
 
 from benchmarks.machine import describe_machine
 from train.augment import Bank, cut_windows, make_palette, place_at_random
+from train.bank import draw_weights, to_bank
 from train.data import Clips
-from train.loop import (
-    draw_weights,
-    make_optimizer,
-    make_step,
-    start_state,
-    take_apart,
-    to_bank,
-)
 from train.recipes import Recipe, load_recipe
 from train.runs import Workspace
+from train.state import make_optimizer, start_state, take_apart
+from train.step import make_step
 
 
 def time_loading(recipe: Recipe, data: Path, work: Path) -> tuple[Clips, float, float]:

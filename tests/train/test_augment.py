@@ -27,8 +27,8 @@ from train.augment import (
     random_microphone,
     warp_mel_axis,
 )
+from train.bank import to_bank
 from train.data import Clips
-from train.loop import to_bank
 
 WINDOW = 6_600
 RATE_HZ = 8_000

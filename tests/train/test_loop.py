@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 
+from train.bank import draw_weights
 from train.data import Clips, centre_in_windows
 from train.errors import DataError, RunError
-from train.loop import draw_weights, fit, make_predict, mel_centres_hz
+from train.loop import fit
 from train.recipes import Recipe
+from train.step import make_predict, mel_centres_hz
 
 
 def nothing(clips: Clips) -> Clips:

@@ -9,9 +9,9 @@ from streamcls.checkpoint import load_checkpoint
 from train.data import Clips, centre_in_windows
 from train.evaluate import Classify
 from train.export import write_model
-from train.loop import take_apart
 from train.passing import Passing, place_in_stream
 from train.recipes import Recipe
+from train.state import take_apart
 
 
 def test_the_windows_that_hold_a_clip(clips: Clips) -> None:

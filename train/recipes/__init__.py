@@ -72,7 +72,7 @@ class Recipe:
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
     word_weight: float = 0.5
-    """Weight of the second loss, which names every word (see `train.loop.WordHead`)."""
+    """Weight of the second loss, which names every word (see `train.state.WordHead`)."""
     ema_decay: float = 0.99
     clip_norm: float = 5.0
     """Largest global norm of a gradient."""
