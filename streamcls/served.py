@@ -61,7 +61,7 @@ class ServedModel:
         )
 
     def build_executor(self, max_streams: int) -> Executor:
-        """Compile and check every bucket; takes seconds.
+        """Compile and check every bucket, keep those that pay; takes seconds.
 
         Raises:
             ModelError: The compiled steps contradict each other, or memory does not suffice.
@@ -70,6 +70,7 @@ class ServedModel:
         try:
             executor = build_executor(self.checkpoint, self.hop_samples, max_streams)
             executor.warm_up()
+            executor.tune()
         except (MemoryError, RuntimeError) as error:  # JAX's own errors are RuntimeErrors
             if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
                 raise
@@ -78,11 +79,13 @@ class ServedModel:
                 f"{max_streams} streams: lower inference.max_streams ({error})"
             ) from error
         log.info(
-            "model %s ready in %.1f s: a prediction every %g ms over a window of %g ms",
+            "model %s ready in %.1f s: a prediction every %g ms over a window of %g ms, "
+            "up to %d streams at once",
             self.checkpoint.header.name,
             time.monotonic() - began_s,
             samples_to_ms(self.hop_samples, self.rate_hz),
             samples_to_ms(executor.window_samples, self.rate_hz),
+            executor.buckets[-1],
         )
         return executor
 

@@ -65,9 +65,10 @@ def _limit_threads(threads: int | None) -> Iterator[None]:
 def list_buckets(max_streams: int) -> list[int]:
     """Return for how many streams steps are compiled on the device that computes.
 
-    On a CPU a step's time grows with its rows and 32 of them still fit the caches (measured by
-    ``python -m benchmarks.steps``), so sizes double up to there. On an accelerator a step costs
-    about the same up to hundreds of rows: few sizes, and large ones.
+    On a CPU a step's time grows with its rows and more than 32 of them are hardly cheaper a row
+    (``python -m benchmarks.steps``), so sizes double up to there; on one with small caches
+    `Executor.tune` gives up the largest. On an accelerator a step costs about the same up to
+    hundreds of rows: few sizes, and large ones.
     """
     on_cpu = jax.device_put(np.float32(0)).device.platform == "cpu"
     largest, growth = (32, 2) if on_cpu else (2048, 8)

@@ -16,8 +16,9 @@ What a stream's memory is and how a hop of frames becomes logits is up to the ki
 
 import itertools
 import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,8 @@ FULL_SCALE = 32767 / 32768
 """Largest positive 16-bit sample: at or above it the converter has clipped."""
 
 _CHECK_TOLERANCE = 1e-4
+_TUNING_STEPS = 5
+_TILE_MARGIN = 0.04
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Executor(ABC):
         checkpoint: The model; it is folded for inference.
         hop_samples: New audio per prediction, as from `choose_hop_samples`.
         max_streams: Number of slots.
-        max_bucket: Streams per step at most; None leaves it to `list_buckets`.
+        max_bucket: Streams per step at most; None leaves it to `list_buckets` and `tune`.
 
     Attributes:
         hop_samples: New audio per prediction.
@@ -172,6 +175,25 @@ class Executor(ABC):
                     f"cache and start again"
                 )
 
+    def tune(self) -> None:
+        """Give up the buckets that are no better per stream than a smaller one (`choose_tile`).
+
+        After `warm_up`, where many streams shall be served; takes some steps of each bucket.
+        """
+        audio = np.zeros((self.buckets[-1], self.hop_samples), np.float32)
+        fresh, slots = np.ones(len(audio), bool), np.arange(len(audio), dtype=np.int32)
+
+        def time_step(bucket: int) -> float:
+            began_s = time.perf_counter()
+            self.step(audio[:bucket], slots[:bucket], fresh[:bucket])
+            return time.perf_counter() - began_s
+
+        seconds = {b: min(time_step(b) for _ in range(_TUNING_STEPS)) for b in self.buckets}
+        tile = choose_tile({bucket: step_s / bucket for bucket, step_s in seconds.items()})
+        self.buckets = [bucket for bucket in self.buckets if bucket <= tile]
+        self._steps = {bucket: self._steps[bucket] for bucket in self.buckets}
+        self._staging = {bucket: self._staging[bucket] for bucket in self.buckets}
+
     def compiled(self, bucket: int) -> jax.stages.Compiled:
         """Return the compiled step for so many rows, to be looked at."""
         return self._steps[bucket]
@@ -196,6 +218,22 @@ class Executor(ABC):
         # Waits for the computation: the staging arrays, which the device may alias, are free again.
         host = np.asarray(packed)[:n]
         return StepResult(host[:, : self.n_classes], host[:, -2], host[:, -1])
+
+
+def choose_tile(row_s: Mapping[int, float]) -> int:
+    """Return the smallest number of rows that is about as cheap per row as any.
+
+    Larger tiles only make everybody wait for longer.
+
+    Args:
+        row_s: Seconds a row by the number of rows, ascending.
+
+    Example:
+        >>> choose_tile({1: 60e-6, 8: 19e-6, 16: 16.5e-6, 32: 16e-6, 64: 17e-6})
+        16
+    """
+    enough_s = (1 + _TILE_MARGIN) * min(row_s.values())
+    return next(rows for rows, one_s in row_s.items() if one_s <= enough_s)
 
 
 class _Staging:
