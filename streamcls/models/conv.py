@@ -82,8 +82,17 @@ class Conv(Sliding):
 
     def _dense(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...]
-        patches = jnp.concatenate([inputs for _, _, inputs in self.taps(x)], axis=-1)
-        return patches @ kernel.reshape(-1, kernel.shape[-1])
+        return self._patches(x) @ kernel.reshape(-1, kernel.shape[-1])
+
+    def _patches(self, x: jax.Array) -> jax.Array:
+        frames, mels = self.kernel_size
+        n_frames_out = self.geometry.outputs(x.shape[1])
+        if self.n_mels_out == 1 and self.dilation_frames == 1 and n_frames_out < frames * mels:
+            # A step of a temporal layer: each patch lies in one piece, and they are few.
+            starts = range(0, n_frames_out * self.strides[0], self.strides[0])
+            pieces = [x[:, start : start + frames, :mels] for start in starts]
+            return jnp.concatenate([one.reshape(len(x), 1, 1, -1) for one in pieces], axis=1)
+        return jnp.concatenate([inputs for _, _, inputs in self.taps(x)], axis=-1)
 
     def _shifted(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...].reshape(*self.kernel_size, -1)
