@@ -12,6 +12,7 @@ process) is counted, because other work on the machine does not lengthen it.
 """
 
 import argparse
+import functools
 import os
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from benchmarks.machine import describe_machine
 
 HOP_MS = 80
 Contestants = dict[str, Callable[[], Any]]
+Runtime = Callable[[np.ndarray], np.ndarray]
+"""``[n, frames, mels]`` float32 log-mel frames to ``[n, classes]``: logits, or scores."""
 
 
 def measure(contestants: Contestants, duration_s: float) -> dict[str, np.ndarray]:
@@ -55,8 +58,8 @@ def print_rows(what: str, unit_s: dict[str, np.ndarray], ours: str) -> None:
         print(f"| {what} | {name} | {median:.3f} | {low:.3f} .. {high:.3f} | {ratio} |")
 
 
-def open_onnx(model: Any, n_mels: int, n_threads: int) -> Any:
-    """Return an ONNX Runtime session of a folded classifier."""
+def open_onnx(model: Any, n_mels: int, n_threads: int) -> Runtime:
+    """Return ONNX Runtime's function of a folded classifier."""
     import onnxruntime  # pyright: ignore[reportMissingImports] - group bench
 
     from benchmarks.peers_onnx import to_onnx
@@ -65,27 +68,26 @@ def open_onnx(model: Any, n_mels: int, n_threads: int) -> Any:
     options.intra_op_num_threads = n_threads
     # Waiting threads would burn the processor time that is counted.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(
+    session = onnxruntime.InferenceSession(
         to_onnx(model, n_mels), options, providers=["CPUExecutionProvider"]
     )
+    return lambda frames: np.asarray(session.run(None, {"mel": frames})[0])
 
 
-def open_litert(path: Path, n_threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function of ``[n, 96, 64]`` frames that runs the published int8 file.
-
-    One window a call: the file fixes the batch (its RESHAPE), so it cannot be made larger.
-    """
+def open_litert(file: bytes, n_threads: int) -> Runtime:
+    """Return LiteRT's function of a file; with more windows than the file's batch, one by one."""
     from ai_edge_litert.interpreter import Interpreter
 
-    runtime = Interpreter(str(path), num_threads=n_threads)
+    runtime = Interpreter(model_content=file, num_threads=n_threads)
     runtime.allocate_tensors()
-    entry = runtime.get_input_details()[0]["index"]
+    entry = runtime.get_input_details()[0]
     exit_index = runtime.get_output_details()[0]["index"]
+    batch = entry["shape"][0]
 
     def run(frames: np.ndarray) -> np.ndarray:
         scores = []
-        for index in range(len(frames)):
-            runtime.set_tensor(entry, frames[index : index + 1])
+        for index in range(0, len(frames), batch):
+            runtime.set_tensor(entry["index"], frames[index : index + batch])
             runtime.invoke()
             scores.append(runtime.get_tensor(exit_index))
         return np.concatenate(scores)
@@ -98,6 +100,7 @@ def compare_windows(file: Path, n_threads: int, duration_s: float) -> None:
     import jax
     from flax import nnx
 
+    from benchmarks.peers_tflite import to_tflite
     from streamcls.checkpoint import load_checkpoint
     from streamcls.engine import compiler_options, select_device
     from streamcls.importers.yamnet import import_yamnet
@@ -107,20 +110,23 @@ def compare_windows(file: Path, n_threads: int, duration_s: float) -> None:
         import_yamnet(file, "yamnet", Path(folder) / "yamnet.safetensors")
         checkpoint = load_checkpoint(Path(folder) / "yamnet.safetensors")
     checkpoint.model.fold()
-    session = open_onnx(checkpoint.model, 64, n_threads)
-    litert = open_litert(file, n_threads)
+    onnx = open_onnx(checkpoint.model, 64, n_threads)
+    published = open_litert(file.read_bytes(), n_threads)  # whose RESHAPE fixes the batch at one
     graph, weights = nnx.split(checkpoint.model)
     weights = jax.device_put(weights)
     for batch in (1, 8, 32):
         frames = np.random.default_rng(1).normal(-3, 2, (batch, 96, 64)).astype(np.float32)
         step = jax.jit(lambda w, x: nnx.merge(graph, w)(x)).lower(weights, frames)
         ours = step.compile(compiler_options())
-        expected = session.run(None, {"mel": frames})[0]
+        litert = open_litert(to_tflite(checkpoint.model, batch, 64), n_threads)
+        expected = onnx(frames)
         np.testing.assert_allclose(ours(weights, frames), expected, atol=1e-3)
+        np.testing.assert_allclose(litert(frames), expected, atol=1e-3)
         contestants: Contestants = {
             "streamcls, float32": lambda ours=ours, x=frames: np.asarray(ours(weights, x)),
-            "ONNX Runtime, float32": lambda x=frames: session.run(None, {"mel": x}),
-            "LiteRT, int8": lambda x=frames: litert(x),
+            "ONNX Runtime, float32": lambda x=frames: onnx(x),
+            "LiteRT, float32": lambda litert=litert, x=frames: litert(x),
+            "LiteRT, int8": lambda x=frames: published(x),
         }
         samples = measure(contestants, duration_s)
         cost = {name: one / batch for name, one in samples.items()}
@@ -131,6 +137,7 @@ def compare_streams(n_threads: int, duration_s: float) -> None:
     """Print the cost of a second of a stream that is classified every 80 ms."""
     import jax
 
+    from benchmarks.peers_tflite import to_tflite
     from streamcls.checkpoint import find_checkpoint, load_checkpoint
     from streamcls.engine import (
         build_executor,
@@ -147,14 +154,14 @@ def compare_streams(n_threads: int, duration_s: float) -> None:
 
     path = find_checkpoint("commands")
     select_device("cpu", step_threads(read_header(path)))  # one, however many cores there are
-
     checkpoint = load_checkpoint(path)
     front_end = checkpoint.front_end
     hop = choose_hop_samples(checkpoint, HOP_MS)
     window = front_end.samples_for(checkpoint.model.window_frames)
     executor = build_executor(checkpoint, hop, max_streams=64)
     executor.warm_up()
-    session = open_onnx(checkpoint.model, front_end.n_mels, n_threads)
+    n_mels = front_end.n_mels
+    onnx = open_onnx(checkpoint.model, n_mels, n_threads)
     hops_per_s = 1000 / HOP_MS
     tile = executor.buckets[-1]
     for n_streams in (1, 64):
@@ -163,46 +170,44 @@ def compare_streams(n_threads: int, duration_s: float) -> None:
         audio = np.random.default_rng(2).normal(0, 0.1, shape).astype(np.float32)
         newest, heard = audio[:, -hop:].copy(), audio[:, -window:].copy()
         tiles = [slice(i, min(i + tile, n_streams)) for i in range(0, n_streams, tile)]
-        slots = np.arange(n_streams, dtype=np.int32)
-
-        inputs = [(slots[one], np.zeros(len(slots[one]), bool)) for one in tiles]
-
-        def step(hop_audio: np.ndarray, tiles=tiles, inputs=inputs) -> list[np.ndarray]:
-            return [
-                executor.step(hop_audio[tile], *rest).probabilities
-                for tile, rest in zip(tiles, inputs, strict=True)
-            ]
-
+        slots, fresh = np.arange(n_streams, dtype=np.int32), np.zeros(n_streams, bool)
         all_frames = compile_function(lambda x: log_mel(x, front_end), heard)
         history = np.asarray(initial_history(n_streams, front_end))
         new_frames = compile_function(lambda x, h: stream_log_mel(x, h, front_end), newest, history)
         mel = np.asarray(all_frames(heard)).copy()
 
-        def whole(heard=heard, all_frames=all_frames) -> np.ndarray:
-            return session.run(None, {"mel": np.asarray(all_frames(heard))})[0]
+        def step(audio: np.ndarray, tiles=tiles, slots=slots, fresh=fresh) -> list[np.ndarray]:
+            return [executor.step(audio[i], slots[i], fresh[i]).probabilities for i in tiles]
 
-        def kept(newest=newest, history=history, new_frames=new_frames, mel=mel) -> np.ndarray:
+        def whole(run: Runtime, heard=heard, all_frames=all_frames) -> np.ndarray:
+            return run(np.asarray(all_frames(heard)))
+
+        def kept(
+            run: Runtime, newest=newest, history=history, new_frames=new_frames, mel=mel
+        ) -> np.ndarray:
             new = np.asarray(new_frames(newest, history)[0])
             mel[:, : -new.shape[1]] = mel[:, new.shape[1] :]
             mel[:, -new.shape[1] :] = new
-            return session.run(None, {"mel": mel})[0]
+            return run(mel)
 
-        def network(mel=mel) -> np.ndarray:
-            return session.run(None, {"mel": mel})[0]
+        def network(run: Runtime, mel=mel) -> np.ndarray:
+            return run(mel)
 
         ours: list[np.ndarray] = []
         for index in range(n_hops):  # as many as a window; what was before is behind it
             ours = step(audio[:, index * hop : (index + 1) * hop])
-        odds = np.exp(whole() / checkpoint.header.temperature)
-        expected = odds / odds.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(np.concatenate(ours), expected, atol=1e-3)
         name = "streamcls, step by step"
-        contestants: Contestants = {
-            name: lambda step=step, newest=newest: step(newest),
-            "ONNX Runtime, all frames of the window anew": whole,
-            "ONNX Runtime, frames kept": kept,
-            "ONNX Runtime, frames for nothing": network,
-        }
+        contestants: Contestants = {name: lambda step=step, newest=newest: step(newest)}
+        litert = open_litert(to_tflite(checkpoint.model, n_streams, n_mels), n_threads)
+        for peer, run in (("ONNX Runtime", onnx), ("LiteRT", litert)):
+            odds = np.exp(whole(run) / checkpoint.header.temperature)
+            expected = odds / odds.sum(axis=1, keepdims=True)
+            np.testing.assert_allclose(np.concatenate(ours), expected, atol=1e-3)
+            contestants |= {
+                f"{peer}, all frames of the window anew": functools.partial(whole, run),
+                f"{peer}, frames kept": functools.partial(kept, run),
+                f"{peer}, frames for nothing": functools.partial(network, run),
+            }
         samples = measure(contestants, duration_s)
         cost = {key: one * hops_per_s / n_streams for key, one in samples.items()}
         print_rows(f"{n_threads} | {n_streams}", cost, name)
