@@ -80,7 +80,7 @@ class ServedModel:
             ) from error
         log.info(
             "model %s ready in %.1f s: a prediction every %g ms over a window of %g ms, "
-            "up to %d streams at once",
+            "tiles of up to %d streams",
             self.checkpoint.header.name,
             time.monotonic() - began_s,
             samples_to_ms(self.hop_samples, self.rate_hz),

@@ -1,6 +1,8 @@
 """How steps are compiled, and what that leaves behind: a cache, and memory to give back."""
 
 import ctypes
+import functools
+import logging
 import os
 import resource
 from pathlib import Path
@@ -12,6 +14,13 @@ from streamcls.errors import ModelError
 
 ADDRESS_SPACE_MIB = 2048
 """Least address space to compile in: the default model takes 1.6 GiB of it (and 0.3 of memory)."""
+_CPU_OPTIONS: dict[str, str | bool] = {
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    "xla_cpu_prefer_vector_width": "512",
+}
+
+log = logging.getLogger(__name__)
 
 
 def cache_directory() -> Path:
@@ -43,6 +52,7 @@ def enable_compilation_cache(directory: Path | None = None) -> Path | None:
     return directory
 
 
+@functools.cache
 def compiler_options() -> dict[str, str | bool]:
     """Return how XLA is to compile for the device that computes; nothing where it knows better.
 
@@ -52,11 +62,20 @@ def compiler_options() -> dict[str, str | bool]:
     """
     if jax.device_put(np.float32(0)).device.platform != "cpu":
         return {}
-    return {
-        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-        "xla_cpu_experimental_ynn_fusion_type": "",
-        "xla_cpu_prefer_vector_width": "512",
-    }
+    if not (refusal := _refusal(_CPU_OPTIONS)):
+        return _CPU_OPTIONS
+    # Options come and go with XLA's versions; none of them is needed for right results.
+    log.warning("compiling without some options, steps may take longer: %s", refusal)
+    return {name: value for name, value in _CPU_OPTIONS.items() if not _refusal({name: value})}
+
+
+def _refusal(options: dict[str, str | bool]) -> str:
+    """Return why this XLA does not compile with ``options``; empty if it does."""
+    try:
+        jax.jit(lambda x: x).lower(np.float32(0)).compile(options)
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def check_address_space() -> None:
