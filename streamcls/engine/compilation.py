@@ -63,7 +63,7 @@ def compiler_options() -> dict[str, str | bool]:
     if jax.device_put(np.float32(0)).device.platform != "cpu":
         return {}
     if not (refusal := _refusal(_CPU_OPTIONS)):
-        return _CPU_OPTIONS
+        return dict(_CPU_OPTIONS)
     # Options come and go with XLA's versions; none of them is needed for right results.
     log.warning("compiling without some options, steps may take longer: %s", refusal)
     return {name: value for name, value in _CPU_OPTIONS.items() if not _refusal({name: value})}
