@@ -280,7 +280,7 @@ class _Layout:
 def _pack(weights: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
     """Put weights on the device, all vectors as one array; return them and what undoes it.
 
-    A call pays for each argument, and a third of the weights are vectors of some hundred bytes.
+    A call pays for each argument, and half of them would be vectors of some hundred bytes.
     """
     leaves, tree = jax.tree.flatten(weights)
     is_vector = [leaf.ndim == 1 and leaf.dtype == np.float32 for leaf in leaves]
