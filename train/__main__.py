@@ -36,8 +36,15 @@ def _parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
 
 def _plan(args: argparse.Namespace, fold: int | None = None) -> "Plan":
     """Return what is asked for: a recipe by name, or the folder of ``--data`` without one."""
+    from streamcls.header import is_path
     from train.runs import Plan
+    from train.transfer import read_origin
 
+    if args.freeze and args.origin is None:
+        raise RecipeError("--freeze keeps the trunk of the model that --from names; name one")
+    origin = args.origin
+    if origin is not None and is_path(origin):
+        origin = str(Path(origin).expanduser().resolve())
     if args.recipe is None and args.data is None:
         raise RecipeError(
             "name a recipe ('python -m train recipes' lists them), or a folder of clips with --data"
@@ -49,6 +56,9 @@ def _plan(args: argparse.Namespace, fold: int | None = None) -> "Plan":
         synthetic=not args.no_synth,
         folder=str(args.data.resolve()) if args.recipe is None else None,
         layout=args.layout,
+        origin=origin,
+        origin_sha256=None if origin is None else read_origin(origin).sha256,
+        freeze=args.freeze,
     )
 
 
@@ -338,6 +348,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting"
     )
     settings.add_argument("--out", type=Path, help="folder for the results")
+    settings.add_argument(
+        "--from", dest="origin", metavar="MODEL",
+        help="begin from the weights of this model (name or file), with its network and front end",
+    )  # fmt: skip
+    settings.add_argument("--freeze", action="store_true", help="with --from: train the head only")
     settings.add_argument("--no-synth", action="store_true", help="train without synthetic voices")
 
     fit = commands.add_parser("fit", parents=[settings, places], help="train, or resume a training")

@@ -23,6 +23,7 @@ from train.recipes import Recipe
 from train.snapshots import Snapshots
 from train.state import Network, make_optimizer, start_state, take_apart
 from train.step import make_predict, make_step
+from train.transfer import Origin, take_over
 
 Report = Callable[[str], None]
 
@@ -34,6 +35,7 @@ def fit(
     run: Path,
     report: Report,
     stop_after_epochs: int | None = None,
+    origin: Origin | None = None,
 ) -> tuple[Network, Any, Any]:
     """Train, or go on with a training found in ``run``.
 
@@ -44,6 +46,7 @@ def fit(
         run: Folder for snapshots and ``log.jsonl``.
         report: Receives one line per epoch.
         stop_after_epochs: Leave early, resumable (as if killed).
+        origin: Model to begin from, which the recipe has adopted; None begins at random.
 
     Returns:
         (network, params, stats) of the kept weights.
@@ -57,6 +60,8 @@ def fit(
     if absent:
         raise DataError(f"no clip to train on for {', '.join(absent)}; check sources and split")
     network, params, stats = take_apart(recipe)
+    if origin is not None:
+        params, stats = take_over(origin, recipe.labels, params)
     bank = to_bank(train)
     chances = draw_weights(train, recipe.class_weight)
     noisy = [train.labels.index(name) for name in recipe.noise_labels]

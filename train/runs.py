@@ -31,6 +31,7 @@ from train.split import (
     split_official,
 )
 from train.synth import render_words
+from train.transfer import Origin, adopt, read_origin
 
 RUN_FILE = "run.json"
 SCORES_FILE = "scores.json"
@@ -56,6 +57,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How that folder is laid out; None recognises it."""
     synthetic: bool = True
     """Train on rendered speakers too."""
+    origin: str | None = msgspec.field(default=None, name="from")
+    """Model to begin from, a name or a path."""
+    origin_sha256: str | None = msgspec.field(default=None, name="from_sha256")
+    """Of its file."""
+    freeze: bool = False
+    """Leave its trunk as it is."""
 
     def load_recipe(self) -> Recipe:
         """Return the recipe with everything asked for applied."""
@@ -65,7 +72,26 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         else:
             recipe = load_recipe(self.recipe or "", self.overrides)
+        origin = self.load_origin()
+        if origin is not None:
+            recipe = adopt(recipe, origin, self.overrides, self.freeze)
         return recipe if self.synthetic else recipe.without_synthesis()
+
+    def load_origin(self) -> Origin | None:
+        """Return the model to begin from, None if there is none.
+
+        Raises:
+            RunError: If its file is not the one that the plan was made with.
+        """
+        if self.origin is None:
+            return None
+        origin = read_origin(self.origin)
+        if origin.sha256 != self.origin_sha256:
+            raise RunError(
+                f"--from {self.origin} has SHA-256 {origin.sha256}, this training began from "
+                f"{self.origin_sha256}; bring that file back, or start again with another --out"
+            )
+        return origin
 
     def describe(self) -> str:
         """Return the command that repeats it."""
@@ -77,6 +103,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         parts += ["--official"] if self.official else []
         parts += ["--shared-groups"] if self.shared_groups else []
         parts += [] if self.synthetic else ["--no-synth"]
+        parts += [] if self.origin is None else [f"--from {self.origin}"]
+        parts += ["--freeze"] if self.freeze else []
         return " ".join(parts)
 
     def describe_subject(self) -> list[str]:
@@ -173,7 +201,10 @@ def train_run(
         f"{recipe.name}: {int(split.train.sum())} clips to train on, "
         f"{int(split.validation.sum())} to validate, {int(split.test.sum())} held out"
     )
-    network, params, stats = fit(recipe, train, clips.take(split.validation), run, report)
+    origin = plan.load_origin()
+    network, params, stats = fit(
+        recipe, train, clips.take(split.validation), run, report, origin=origin
+    )
     training: dict[str, Any] = {
         "command": plan.describe(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -181,6 +212,8 @@ def train_run(
         "groups": len(set(train.group.tolist())),
         "held_out": sorted(set(clips.group[split.test].tolist()))[:50],
     }
+    if origin is not None:
+        training["from"] = origin.lineage()
     write_model(recipe, network, params, stats, training, run / MODEL_FILE)
     report(f"wrote {run / MODEL_FILE}")
 

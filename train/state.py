@@ -80,7 +80,7 @@ def take_apart(recipe: Recipe) -> tuple[Network, Any, Any]:
 
 
 def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Return AdamW with warm-up, cosine decay and gradient clipping."""
+    """Return AdamW with warm-up, cosine decay and gradient clipping; the trunk at its own rate."""
     warmup_steps = min(round(recipe.warmup_fraction * recipe.n_steps), recipe.n_steps - 1)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0,
@@ -92,6 +92,14 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(recipe.clip_norm),
         optax.adamw(schedule, weight_decay=recipe.weight_decay),
+        optax.masked(optax.scale(recipe.trunk_rate), _mark_trunk),
+    )
+
+
+def _mark_trunk(params: Any) -> Any:
+    """Return for every weight of `TrainState.params` whether it belongs to the trunk."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "['trunk']" in jax.tree_util.keystr(path), params
     )
 
 

@@ -51,9 +51,14 @@ def make_step(
         weights, word_head = params
         model = network.join(weights, stats)
         model.train()
+        frozen = recipe.trunk_rate == 0
+        if frozen:
+            model.trunk.eval()
         k_model, k_words = jax.random.split(key)
         nnx.reseed(model, params=k_model, dropout=k_model, default=k_model)
         vectors = model.trunk(mel)[:, :, 0]
+        if frozen:
+            vectors = jax.lax.stop_gradient(vectors)
         if recipe.task == "single-label":
             smooth = optax.smooth_labels(labels, recipe.label_smoothing)
             loss = optax.softmax_cross_entropy(model.head(vectors), smooth).mean()
@@ -98,7 +103,10 @@ def make_step(
         # Early averages forget fast, or the random start would linger in them.
         decay = jnp.minimum(recipe.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         average = jax.tree.map(
-            lambda old, new: decay * old + (1 - decay) * new, state.average, (params[0], stats)
+            # In this form the average of what never changes is exactly that.
+            lambda old, new: old + (1 - decay) * (new - old),
+            state.average,
+            (params[0], stats),
         )
         return (
             state._replace(

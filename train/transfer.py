@@ -5,13 +5,20 @@ it came from in its header (``training.from``).
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
 from streamcls.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from train.errors import RecipeError
 from train.recipes import Recipe
+
+_TRUNK_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,19 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def adopt(recipe: Recipe, origin: Origin, overrides: dict[str, str]) -> Recipe:
+def adopt(
+    recipe: Recipe, origin: Origin, overrides: Mapping[str, str], freeze: bool = False
+) -> Recipe:
     """Return the recipe with the architecture, the settings and the front end of the origin.
 
+    Args:
+        recipe: What to train.
+        origin: What to begin from.
+        overrides: What was asked for besides, as in ``--set``; already applied.
+        freeze: Leave the trunk as it is; otherwise it learns at a tenth of the head's rate.
+
     Raises:
-        RecipeError: If ``overrides`` ask for others.
+        RecipeError: If ``overrides`` contradict the origin or ``freeze``.
     """
     for key, value in overrides.items():
         if key.split(".")[0] in ("architecture", "model", "front_end"):
@@ -65,11 +80,41 @@ def adopt(recipe: Recipe, origin: Origin, overrides: dict[str, str]) -> Recipe:
                 f"--set {key}={value}: --from {origin.name} decides the network and its front end; "
                 f"leave it out, or train without --from"
             )
-    checkpoint = origin.checkpoint
+    if freeze and "trunk_rate" in overrides:
+        raise RecipeError(f"--set trunk_rate={overrides['trunk_rate']}: --freeze makes it 0")
+    rate = recipe.trunk_rate if "trunk_rate" in overrides else _TRUNK_RATE
+    header = origin.checkpoint.header
     return replace(
         recipe,
-        architecture=checkpoint.header.architecture,
-        model=checkpoint.header.settings,
-        front_end=checkpoint.front_end,
-        licence=f"{recipe.licence}; began from {origin.name}: {checkpoint.header.licence}",
+        architecture=header.architecture,
+        model=header.settings,
+        front_end=origin.checkpoint.front_end,
+        trunk_rate=0.0 if freeze else rate,
+        licence=f"{recipe.licence}; began from {origin.name}: {header.licence}",
     )
+
+
+def take_over(origin: Origin, labels: Sequence[str], fresh: Any) -> tuple[Any, Any]:
+    """Return (params, stats) to begin a training with.
+
+    All of the origin's, but for the rows of the last layer: those of labels that the origin has
+    too are its own, the others are drawn anew.
+
+    Args:
+        origin: Of the architecture that ``fresh`` was built by.
+        labels: Of the new model.
+        fresh: Random weights of the new model.
+    """
+    _, params, stats, _ = nnx.split(origin.checkpoint.model, nnx.Param, nnx.BatchStat, ...)
+    old, new = dict(nnx.to_flat_state(params)), dict(nnx.to_flat_state(fresh))
+    theirs = origin.checkpoint.header.labels
+    shared = [(i, theirs.index(label)) for i, label in enumerate(labels) if label in theirs]
+    for path, variable in new.items():
+        if path[:2] != ("head", "dense"):
+            new[path] = old[path]
+            continue
+        value = np.array(variable[...])
+        for mine, other in shared:
+            value[..., mine] = old[path][...][..., other]
+        new[path] = variable.replace(jnp.array(value))
+    return nnx.from_flat_state(list(new.items())), stats

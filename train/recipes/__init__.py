@@ -68,6 +68,8 @@ class Recipe:
     views: int = 2
     """Differently warped and masked copies of each window in a batch (repeated augmentation)."""
     learning_rate: float = 6e-3
+    trunk_rate: float = 1.0
+    """Learning rate of the trunk relative to that of the head; 0 freezes it, batch norms too."""
     warmup_fraction: float = 0.1
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
@@ -87,6 +89,8 @@ class Recipe:
         for name in ("warmup_fraction", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise RecipeError(f"{name} = {getattr(self, name)}, must be in [0, 1)")
+        if not 0 <= self.trunk_rate <= 1:
+            raise RecipeError(f"trunk_rate = {self.trunk_rate}, must be in [0, 1]")
         if self.views < 1 or self.batch_size % self.views:
             raise RecipeError(f"views = {self.views}, must divide batch_size = {self.batch_size}")
         for name in (self.unknown, self.silence):
