@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile as sf
@@ -48,7 +49,7 @@ def test_a_few_clips_make_a_servable_model(few_clips: Path, tmp_path: Path) -> N
     assert header.unknown_labels == ["unknown", "silence"]
     assert header.training["from"]["name"] == "commands"
     assert len(header.training["from"]["sha256"]) == 64
-    frames = np.random.default_rng(0).normal(size=(1, 99, 40)).astype(np.float32)
+    frames = jnp.array(np.random.default_rng(0).normal(size=(1, 99, 40)), jnp.float32)
     np.testing.assert_array_equal(made.model.trunk(frames), origin.model.trunk(frames))
 
     # A speaker that was never heard, said by the daemon's own code.

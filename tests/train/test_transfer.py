@@ -6,16 +6,18 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import train.recipes
 import train.runs
 import train.transfer
-from streamcls.checkpoint import find_checkpoint, load_checkpoint
+from streamcls.checkpoint import load_checkpoint
 from train.__main__ import main
+from train.errors import RunError
 from train.evaluate import read_scores
 from train.export import write_model
 from train.recipes import Recipe
-from train.runs import read_plan
+from train.runs import Plan, read_plan
 from train.state import take_apart
 from train.transfer import read_origin, take_over
 
@@ -47,8 +49,6 @@ def chirps(
 
 
 def tensors(path: Path, part: str) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
     return {name: value for name, value in load_file(path).items() if name.startswith(part)}
 
 
@@ -86,16 +86,15 @@ def test_frozen_trunk_stays_to_the_bit(chirps: list[str], origin: Path, tmp_path
 def test_fine_tuning_moves_the_trunk_a_little(
     chirps: list[str], origin: Path, tmp_path: Path
 ) -> None:
-    moved = {}
-    for rate in ("0.001", "1"):
-        run = tmp_path / f"run-{rate}"
-        command = ["fit", "chirps", "--out", str(run), *chirps, "--from", str(origin)]
-        assert main([*command, "--set", f"trunk_rate={rate}"]) == 0
-        before, after = tensors(origin, "trunk"), tensors(run / "model.safetensors", "trunk")
-        moved[rate] = max(
-            np.abs(before[name] - after[name]).max() for name in before if "kernel" in name
-        )
-    assert 0 < moved["0.001"] < 0.01 * moved["1"]
+    run = tmp_path / "run"
+    command = ["fit", "chirps", "--out", str(run), *chirps, "--from", str(origin)]
+    assert main([*command, "--set", "trunk_rate=0.001", "--set", "ema_decay=0"]) == 0
+    model = run / "model.safetensors"
+    before, after = tensors(origin, "trunk"), tensors(model, "trunk")
+    trunk = max(np.abs(after[name] - before[name]).max() for name in before if "kernel" in name)
+    bias = "head.dense.bias"
+    head = np.abs(tensors(model, bias)[bias]).max()  # they begin at zero
+    assert 0 < trunk < 0.01 * head
 
 
 def test_windowed_trunk_can_be_begun_from(recipe: Recipe, tmp_path: Path) -> None:
@@ -140,13 +139,7 @@ def test_contradictions_are_refused(
         assert not (run / "model.safetensors").exists()
 
 
-def test_another_file_of_the_same_name_is_noticed(
-    chirps: list[str], origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    command = ["fit", "chirps", "--hold-out", "speaker1", "--out", str(run), *chirps]
-    assert main([*command, "--set", "epochs=1", "--from", str(origin), "--freeze"]) == 0
-    origin.write_bytes(find_checkpoint("commands").read_bytes())
-    capsys.readouterr()
-    assert main(["evaluate", str(run), *chirps]) == 2
-    assert "bring that file back" in capsys.readouterr().err
+def test_another_file_of_the_same_name_is_noticed(chirps: list[str], origin: Path) -> None:
+    plan = Plan("chirps", origin=str(origin), origin_sha256="0" * 64)
+    with pytest.raises(RunError, match="bring that file back"):
+        plan.load_recipe()
