@@ -173,7 +173,7 @@ def test_level_and_peak_are_those_of_the_hop(executor: Executor) -> None:
 def test_no_step_copies_the_state_of_all_streams(served: tuple[Executor, Evaluate]) -> None:
     executor, _ = served
     for bucket in executor.buckets:
-        program = executor.compiled(bucket).as_text()
+        program = executor.compiled(bucket).as_text() or ""
         whole = rf"f32\[{executor.max_streams + 1},\d+\]\S*"
         assert re.search(rf"{whole} parameter\(", program)
         assert not re.search(rf"{whole} copy\(", program)
