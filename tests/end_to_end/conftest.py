@@ -58,9 +58,11 @@ class Daemon:
         self.listen(all_ended)
         self.listen_to_the_exit()
 
-    def listen_to_the_exit(self) -> None:
+    def listen_to_the_exit(self, limit_s: float = TIMEOUT_S) -> None:
         """Take messages until the process is gone and its last word has arrived."""
+        give_up_s = time.monotonic() + limit_s
         while self.process.poll() is None or self.subscriber.silence_s < 0.5:
+            assert time.monotonic() < give_up_s, f"the daemon did not end within {limit_s} s"
             try:
                 self.messages.append(self.subscriber.receive(0.2))
             except TimeoutError:
