@@ -4,6 +4,7 @@ The header is the metadata entry ``streamcls`` of a ``.safetensors`` file: JSON,
 here. `checkpoint` adds the tensors.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -141,6 +142,19 @@ def read_header(path: Path) -> Header:
             f"make one with 'python -m train export'"
         )
     return _decode_header(path, metadata[METADATA_KEY])
+
+
+def digest_checkpoint(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint's file, in hexadecimal digits.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def unreadable(path: Path, error: Exception) -> CheckpointError:

@@ -3,17 +3,16 @@
 Loaded by the daemon at its start and by every reload; immutable, so any thread may hold it.
 """
 
-import hashlib
 import logging
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from streamcls.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from streamcls.config import Config
 from streamcls.engine import Executor, build_executor, choose_hop_samples
 from streamcls.errors import CheckpointError, ModelError
+from streamcls.header import digest_checkpoint
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.settings import EventSettings
 from streamcls.publish.messages import Vocabulary
@@ -99,9 +98,9 @@ def load_model(config: Config) -> ServedModel:
         PublishError: One of its labels cannot be published.
     """
     path = find_checkpoint(config.model)
-    digest = _digest(path)
+    digest = digest_checkpoint(path)
     checkpoint = load_checkpoint(path)
-    if _digest(path) != digest:
+    if digest_checkpoint(path) != digest:
         raise CheckpointError(
             f"{path} was written to while it was read; write another file and rename it"
         )
@@ -112,11 +111,3 @@ def load_model(config: Config) -> ServedModel:
         choose_hop_samples(checkpoint, config.inference.hop_ms),
         Vocabulary(header.name, tuple(header.labels)),
     )
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None

@@ -4,10 +4,8 @@ Used by `train.fewshot`, and by `train.runs` for ``fit --from``. What comes out 
 it came from in its header (``training.from``).
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from streamcls.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from streamcls.header import digest_checkpoint
 from train.errors import RecipeError
 from train.recipes import Recipe
 
@@ -52,12 +51,7 @@ def read_origin(name_or_path: str) -> Origin:
         CheckpointError: If there is none, or it is damaged.
     """
     path = find_checkpoint(name_or_path)
-    return Origin(load_checkpoint(path), _digest(path))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Origin(load_checkpoint(path), digest_checkpoint(path))
 
 
 def adopt(
