@@ -36,9 +36,8 @@ def _parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
 
 def _plan(args: argparse.Namespace, fold: int | None = None) -> "Plan":
     """Return what is asked for: a recipe by name, or the folder of ``--data`` without one."""
-    from streamcls.header import is_path
+    from streamcls.header import digest_checkpoint, find_checkpoint, is_path
     from train.runs import Plan
-    from train.transfer import read_origin
 
     if args.freeze and args.origin is None:
         raise RecipeError("--freeze keeps the trunk of the model that --from names; name one")
@@ -57,7 +56,7 @@ def _plan(args: argparse.Namespace, fold: int | None = None) -> "Plan":
         folder=str(args.data.resolve()) if args.recipe is None else None,
         layout=args.layout,
         origin=origin,
-        origin_sha256=None if origin is None else read_origin(origin).sha256,
+        origin_sha256=None if origin is None else digest_checkpoint(find_checkpoint(origin)),
         freeze=args.freeze,
     )
 

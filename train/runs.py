@@ -64,15 +64,19 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     freeze: bool = False
     """Leave its trunk as it is."""
 
-    def load_recipe(self) -> Recipe:
-        """Return the recipe with everything asked for applied."""
+    def load_recipe(self, origin: Origin | None = None) -> Recipe:
+        """Return the recipe with everything asked for applied.
+
+        Args:
+            origin: From `load_origin`, if it is loaded already.
+        """
         if self.folder is not None:
             recipe = apply_overrides(
                 recipe_for_folder(Path(self.folder), self.layout), self.overrides
             )
         else:
             recipe = load_recipe(self.recipe or "", self.overrides)
-        origin = self.load_origin()
+        origin = origin or self.load_origin()
         if origin is not None:
             recipe = adopt(recipe, origin, self.overrides, self.freeze)
         return recipe if self.synthetic else recipe.without_synthesis()
@@ -183,7 +187,8 @@ def train_run(
     Raises:
         RunError: If the folder holds another plan.
     """
-    recipe = plan.load_recipe()
+    origin = plan.load_origin()
+    recipe = plan.load_recipe(origin)
     run.mkdir(parents=True, exist_ok=True)
     if (run / RUN_FILE).exists():
         found = read_plan(run)
@@ -201,7 +206,6 @@ def train_run(
         f"{recipe.name}: {int(split.train.sum())} clips to train on, "
         f"{int(split.validation.sum())} to validate, {int(split.test.sum())} held out"
     )
-    origin = plan.load_origin()
     network, params, stats = fit(
         recipe, train, clips.take(split.validation), run, report, origin=origin
     )
