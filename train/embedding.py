@@ -18,6 +18,7 @@ from streamcls.checkpoint import Checkpoint
 from streamcls.features import log_mel
 from train.augment import Augment, make_palette, make_windows
 from train.bank import to_bank
+from train.batches import map_batches
 from train.data import Clips
 
 _BATCH = 64
@@ -60,12 +61,7 @@ class Embedder:
 
     def __call__(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map ``[n, window_samples]`` float32 in [-1, 1] to ``[n, features]``."""
-        padded = np.pad(windows, ((0, -len(windows) % _BATCH), (0, 0)))
-        parts = [
-            np.asarray(self._embed(self._state, jnp.array(padded[i : i + _BATCH])))
-            for i in range(0, len(padded), _BATCH)
-        ]
-        return np.concatenate(parts)[: len(windows)]
+        return map_batches(partial(self._embed, self._state), _BATCH, windows)
 
     def embed_augmented(
         self,

@@ -9,12 +9,11 @@ same in every call.
 """
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import msgspec
 import numpy as np
 from flax import nnx
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from streamcls.checkpoint import Checkpoint
 from streamcls.features import log_mel
+from train.batches import map_batches
 from train.data import Clips, Task, spread_windows
 from train.errors import DataError
 from train.metrics import Reliability, area_under_roc, average_precision, measure_reliability
@@ -149,12 +149,7 @@ class Classify:
 
     def __call__(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map ``[n, window_samples]`` float32 to probabilities ``[n, classes]``."""
-        padded = np.pad(windows, ((0, -len(windows) % _BATCH), (0, 0)))
-        parts = [
-            np.asarray(self._run(self._state, jnp.array(padded[i : i + _BATCH])))
-            for i in range(0, len(padded), _BATCH)
-        ]
-        return np.concatenate(parts)[: len(windows)]
+        return map_batches(partial(self._run, self._state), _BATCH, windows)
 
 
 def make_noise(

@@ -5,6 +5,7 @@ several windows, at the front as well as at the end, and the daemon smooths over
 class is the argmax of the mean probability over all windows that hold the clip's active span.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from streamcls.checkpoint import Checkpoint
 from streamcls.features import log_mel
+from train.batches import map_batches
 from train.data import Clips
 
 _BATCH = 64
@@ -77,11 +79,4 @@ class Passing:
 
     def __call__(self, audio: NDArray[np.float32], holds: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Map ``[n, samples]`` and ``[n, windows]`` to probabilities ``[n, classes]``."""
-        fill = -len(audio) % _BATCH
-        audio = np.pad(audio, ((0, fill), (0, 0)))
-        holds = np.pad(holds, ((0, fill), (0, 0)), constant_values=True)
-        parts = []
-        for i in range(0, len(audio), _BATCH):
-            rows = slice(i, i + _BATCH)
-            parts.append(self._run(self._state, jnp.array(audio[rows]), jnp.array(holds[rows])))
-        return np.concatenate(parts)[: len(audio) - fill]
+        return map_batches(partial(self._run, self._state), _BATCH, audio, holds)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from streamcls.features import FrontEnd, log_mel
 from streamcls.features.mel import hz_to_mel, mel_to_hz
 from train.augment import Bank, Palette, augment_mel, make_windows
+from train.batches import map_batches
 from train.recipes import Recipe
 from train.state import Network, TrainState, WordHead
 
@@ -134,12 +135,6 @@ def make_predict(network: Network) -> Callable[[Any, Any, NDArray[np.float32]], 
     def predict(
         params: Any, stats: Any, windows: NDArray[np.float32], batch: int = 256
     ) -> NDArray[np.intp]:
-        # One shape for all batches, so that one executable does: the last is filled with zeros.
-        padded = np.pad(windows, ((0, -len(windows) % batch), (0, 0)))
-        parts = [
-            guess(params, stats, jnp.array(part))
-            for part in padded.reshape(-1, batch, windows.shape[1])
-        ]
-        return np.concatenate(parts)[: len(windows)]
+        return map_batches(partial(guess, params, stats), batch, windows)
 
     return predict
