@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from streamcls.checkpoint import load_checkpoint, save_checkpoint
 from train.augment import Augment
-from train.data import Clips, ManifestRow, Source, centre_in_windows
+from train.data import Clips, ManifestRow, Source, centre_in_windows, lay_end_to_end
 from train.data.cache import decode_once
 from train.data.decode import AUDIO_SUFFIXES
 from train.embedding import cut_audible
@@ -117,7 +117,7 @@ def load_unlabelled(folder: Path, teacher: Origin, work: Path) -> Clips:
     group = np.array([f"{folder.name}/{row.path}" for row in rows], np.str_)
     clips = Clips(
         audio=audio,
-        start=np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64),
+        start=lay_end_to_end(length),
         length=length,
         active=active,
         label=nothing,

@@ -19,7 +19,7 @@ from streamcls.features import log_mel
 from train.augment import Augment, make_palette, make_windows
 from train.bank import to_bank
 from train.batches import map_batches
-from train.data import Clips
+from train.data import Clips, window_starts
 
 _BATCH = 64
 _QUIET = 10**-2.5
@@ -136,17 +136,14 @@ def cut_audible(clips: Clips, window_samples: int) -> tuple[Clips, NDArray[np.in
         (the pieces, which share the audio; ``[pieces]`` the clip of each).
     """
     starts, lengths, actives, owner = [], [], [], []
-    for number, (start, length, (begin, end)) in enumerate(
+    for number, (start, length, active) in enumerate(
         zip(clips.start, clips.length, clips.active, strict=True)
     ):
-        if 2 * length <= 3 * window_samples:
-            firsts, span = np.array([0]), (begin, end)
-            own = int(length)
+        firsts, span, own = window_starts(length, active, window_samples), active, int(length)
+        if firsts is None:
+            firsts = np.array([0])
         else:
-            last = min(max(begin, end - window_samples), length - window_samples)
-            begin = min(begin, last)
-            firsts = np.linspace(begin, last, 1 + -(-2 * int(last - begin) // window_samples))
-            firsts, span, own = firsts.astype(int), (0, window_samples), window_samples
+            span, own = (0, window_samples), window_samples
             power = np.array(
                 [
                     np.mean(np.square(clips.audio[at : at + own].astype(np.float32)))
@@ -160,17 +157,11 @@ def cut_audible(clips: Clips, window_samples: int) -> tuple[Clips, NDArray[np.in
         owner += [number] * len(firsts)
     index = np.array(owner)
     pieces = replace(
-        clips,
+        clips.pick(index),
         start=np.array(starts, np.int64),
         length=np.array(lengths, np.int64),
         active=np.array(actives, np.int64),
-        label=clips.label[index],
-        targets=clips.targets[index],
         word=np.zeros(len(index), np.int32),
         words=("",),
-        source=clips.source[index],
-        split=clips.split[index],
-        group=clips.group[index],
-        path=clips.path[index],
     )
     return pieces, index

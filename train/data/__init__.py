@@ -14,8 +14,10 @@ from train.data.clips import (
     centre_in_windows,
     join_clips,
     keep_label,
+    lay_end_to_end,
     load_clips,
     spread_windows,
+    window_starts,
 )
 from train.data.decode import decode_clip, find_active_span
 from train.data.manifest import ManifestRow, read_manifest, write_manifest
@@ -32,8 +34,10 @@ __all__ = [
     "find_active_span",
     "join_clips",
     "keep_label",
+    "lay_end_to_end",
     "load_clips",
     "read_manifest",
     "spread_windows",
+    "window_starts",
     "write_manifest",
 ]

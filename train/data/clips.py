@@ -99,17 +99,18 @@ class Clips:
 
     def take(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> "Clips":
         """Return the chosen clips (mask or indices), audio packed again."""
-        index = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
-        spans = [
-            self.audio[s : s + n]
-            for s, n in zip(self.start[index], self.length[index], strict=True)
-        ]
-        length = self.length[index]
+        index = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else np.asarray(chosen, np.intp)
+        own = self.pick(index)
+        spans = [self.audio[s : s + n] for s, n in zip(own.start, own.length, strict=True)]
+        audio = np.concatenate(spans) if spans else np.zeros(0, np.int16)
+        return replace(own, audio=audio, start=lay_end_to_end(own.length))
+
+    def pick(self, index: NDArray[np.intp]) -> "Clips":
+        """Return the clips of these numbers, each as often as it is named, in the same audio."""
         return replace(
             self,
-            audio=np.concatenate(spans) if spans else np.zeros(0, np.int16),
-            start=np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64)[: len(index)],
-            length=length,
+            start=self.start[index],
+            length=self.length[index],
             active=self.active[index],
             label=self.label[index],
             targets=self.targets[index],
@@ -156,7 +157,7 @@ def load_clips(
         parts.append(
             Clips(
                 audio=audio,
-                start=np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64)[: len(rows)],
+                start=lay_end_to_end(length),
                 length=length,
                 active=active,
                 label=targets.argmax(axis=1).astype(np.int32),
@@ -226,6 +227,11 @@ def join_clips(parts: Sequence[Clips]) -> Clips:
     )
 
 
+def lay_end_to_end(length: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where clips of these lengths begin, one behind the other."""
+    return (np.cumsum(length) - length).astype(np.int64)
+
+
 def centre_in_windows(clips: Clips, window_samples: int) -> NDArray[np.float32]:
     """Return every clip centred in one window; longer clips lose both ends, shorter get zeros.
 
@@ -243,30 +249,49 @@ def centre_in_windows(clips: Clips, window_samples: int) -> NDArray[np.float32]:
     return windows / np.float32(32768)
 
 
+def window_starts(
+    length: int, active: tuple[int, int], window_samples: int
+) -> NDArray[np.intp] | None:
+    """Return where a long clip is heard: half a window apart, evenly over its active span.
+
+    Args:
+        length: Of the clip, in samples.
+        active: Where something is heard in it, first and last sample.
+        window_samples: Length of a window.
+
+    Returns:
+        First sample of each window, ascending; None for a clip of up to one and a half windows,
+        which is heard in one.
+    """
+    if 2 * length <= 3 * window_samples:
+        return None
+    begin, end = active
+    last = max(begin, end - window_samples)
+    n_windows = 1 + -(-2 * int(last - begin) // window_samples)
+    return np.minimum(np.linspace(begin, last, n_windows).astype(int), length - window_samples)
+
+
 def spread_windows(
     clips: Clips, window_samples: int
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """Return the windows in which every clip is heard, and the clip of each.
 
-    A clip of up to one and a half windows is centred in one. A longer one is heard in windows half
-    a window apart, evenly spread over its active span.
+    A clip that `window_starts` leaves alone is centred in one.
 
     Returns:
         (``[windows, window_samples]`` float32 in [-1, 1], ``[windows]`` int, ascending).
     """
     whole, owner = centre_in_windows(clips, window_samples), []
     rows = []
-    for number, (start, length, (begin, end)) in enumerate(
+    for number, (start, length, active) in enumerate(
         zip(clips.start, clips.length, clips.active, strict=True)
     ):
-        if 2 * length <= 3 * window_samples:
+        firsts = window_starts(length, active, window_samples)
+        if firsts is None:
             rows.append(whole[number : number + 1])
             owner.append(number)
             continue
-        last = max(begin, end - window_samples)
-        n_windows = 1 + -(-2 * int(last - begin) // window_samples)
-        for first in np.linspace(begin, last, n_windows).astype(int):
-            at = start + min(int(first), int(length) - window_samples)
+        for at in start + firsts:
             rows.append(clips.audio[None, at : at + window_samples] / np.float32(32768))
             owner.append(number)
     return np.concatenate(rows), np.array(owner)
