@@ -23,6 +23,7 @@ from benchmarks.machine import describe_machine
 from train.augment import Bank, cut_windows, make_palette, place_at_random
 from train.bank import draw_weights, to_bank
 from train.data import Clips
+from train.parallel import make_mesh, replicate
 from train.recipes import Recipe, load_recipe
 from train.runs import Workspace
 from train.state import make_optimizer, start_state, take_apart
@@ -53,7 +54,7 @@ def median_s(run: Callable[[], Any], repeats: int) -> float:
 
 def time_reading(recipe: Recipe, bank: Bank, window_samples: int, repeats: int) -> float:
     """Return the seconds to draw a batch of clips and cut its windows."""
-    n = recipe.batch_size // recipe.views
+    n = recipe.n_drawn
 
     @partial(jax.jit, static_argnums=1)
     def read(bank: Bank, n: int, key: jax.Array) -> jax.Array:
@@ -79,8 +80,9 @@ def time_steps(recipe: Recipe, clips: Clips, steps: int) -> tuple[float, float, 
     no_clips = jnp.zeros((0,), jnp.int32)
     rate_hz, samples = recipe.front_end.sample_rate_hz, network.window_samples
     palette = make_palette(jax.random.key(0), no_clips, samples, rate_hz, recipe.augment)
-    step = make_step(recipe, network, make_optimizer(recipe), len(clips.words))
-    state = start_state(recipe, network, params, stats, len(clips.words))
+    mesh = make_mesh(recipe.n_drawn // recipe.accumulate_steps)
+    step = make_step(recipe, network, make_optimizer(recipe), len(clips.words), mesh)
+    state = replicate(start_state(recipe, network, params, stats, len(clips.words)), mesh)
     state, _ = step(state, bank, palette, chances)
     jax.block_until_ready(state)
     whole_s, started_s = [], []

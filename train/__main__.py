@@ -71,8 +71,11 @@ def _workspace(args: argparse.Namespace) -> "Workspace":
 def _fit(args: argparse.Namespace) -> None:
     import msgspec
 
+    from train.parallel import join_processes, leads
     from train.runs import train_run
 
+    if args.save_every < 1:
+        raise RecipeError(f"--save-every {args.save_every}: must be at least 1 step")
     plan = msgspec.structs.replace(
         _plan(args, args.fold),
         hold_out=args.hold_out,
@@ -81,7 +84,18 @@ def _fit(args: argparse.Namespace) -> None:
     )
     name = args.recipe or Path(plan.folder or "").name
     out = args.out or args.work / (name if args.fold is None else f"{name}-{args.fold}")
-    train_run(plan, out, _workspace(args), _say)
+    if args.coordinator is not None:
+        join_processes(args.coordinator, args.processes, args.process)
+    train_run(
+        plan,
+        out,
+        _workspace(args),
+        _say,
+        save_every=args.save_every,
+        tensorboard=args.tensorboard,
+    )
+    if not leads():
+        return
     if args.fold is None and not args.hold_out and not args.official:
         subject = " ".join(plan.describe_subject())
         _say(
@@ -388,6 +402,22 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --official: accept groups on both sides; the score is named after them",
     )
+    fit.add_argument(
+        "--save-every", type=int, default=500, metavar="STEPS",
+        help="snapshots within an epoch (500); there is one after each epoch anyway",
+    )  # fmt: skip
+    fit.add_argument(
+        "--tensorboard", action="store_true", help="write events to OUT/tensorboard too"
+    )
+    together = fit.add_argument_group(
+        "several processes", "the same command in each, on data and a run's folder that all share"
+    )
+    together.add_argument(
+        "--coordinator", metavar="HOST:PORT",
+        help="where process 0 listens; 'auto' asks Slurm, Open MPI or Kubernetes for all three",
+    )  # fmt: skip
+    together.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    together.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
     fit.set_defaults(run=_fit)
 
     measure = commands.add_parser(
@@ -526,7 +556,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _check_extra() -> None:
     """Refuse at once what would end hours later, when the report is drawn."""
-    missing = [name for name in ("optax", "orbax", "matplotlib") if find_spec(name) is None]
+    needed = ("optax", "orbax", "matplotlib", "tqdm", "tensorboardX")
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise StreamclsError(
             f"training needs {', '.join(missing)}, which streamcls alone does not bring: "
@@ -544,7 +575,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last epoch", file=sys.stderr)
+        print("interrupted; the same command goes on from the last snapshot", file=sys.stderr)
         return 130
 
 

@@ -3,17 +3,27 @@
 Between `train.data` and `train.step`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from train.augment import Bank
 from train.data import Clips
 from train.errors import DataError
 
 
-def to_bank(clips: Clips) -> Bank:
+def to_bank(
+    clips: Clips, place: Callable[[NDArray[Any]], jax.Array] = lambda array: jnp.array(array)
+) -> Bank:
     """Put the clips on the device.
+
+    Args:
+        clips: What to put there.
+        place: Puts one array there. It has to copy: the device may otherwise alias NumPy's memory.
 
     Raises:
         DataError: If they are more than 32-bit indices can address.
@@ -21,15 +31,14 @@ def to_bank(clips: Clips) -> Bank:
     if len(clips.audio) >= 2**31:
         hours = len(clips.audio) / clips.sample_rate_hz / 3600
         raise DataError(f"{hours:.0f} h of clips exceed 2**31 samples; use fewer or a lower rate")
-    # jnp.array copies: the device may otherwise alias NumPy's memory.
     return Bank(
-        audio=jnp.array(clips.audio),
-        start=jnp.array(clips.start, jnp.int32),
-        length=jnp.array(clips.length, jnp.int32),
-        active=jnp.array(clips.active, jnp.int32),
-        label=jnp.array(clips.label, jnp.int32),
-        targets=jnp.array(clips.targets),
-        word=jnp.array(clips.word, jnp.int32),
+        audio=place(clips.audio),
+        start=place(clips.start.astype(np.int32)),
+        length=place(clips.length.astype(np.int32)),
+        active=place(clips.active.astype(np.int32)),
+        label=place(clips.label.astype(np.int32)),
+        targets=place(clips.targets),
+        word=place(clips.word.astype(np.int32)),
     )
 
 

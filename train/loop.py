@@ -1,13 +1,12 @@
-"""The training loop: epochs of `train.step`, validated, logged and kept by `train.snapshots`.
+"""The training loop: epochs of `train.step`, validated, shown and kept.
 
 After `train.data` and `train.split`, before `train.evaluate`. All randomness of step ``i`` comes
 from ``fold_in(key, i)`` and everything else is in `TrainState`, so a run that was killed and
 resumed ends with the same weights.
 """
 
-import json
-import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,18 @@ from train.augment import make_palette
 from train.bank import draw_weights, to_bank
 from train.data import Clips, centre_in_windows
 from train.errors import DataError, RunError
+from train.parallel import make_mesh, replicate
+from train.progress import Epoch, Progress
 from train.recipes import Recipe
 from train.snapshots import Snapshots
-from train.state import Network, make_optimizer, start_state, take_apart
+from train.state import Network, make_optimizer, make_schedule, start_state, take_apart
 from train.step import make_predict, make_step
 from train.transfer import Origin, take_over
 
 Report = Callable[[str], None]
+
+SAVE_EVERY = 500
+"""Steps between snapshots within an epoch: half a minute to some minutes of work to lose."""
 
 
 def fit(
@@ -34,26 +38,32 @@ def fit(
     validation: Clips,
     run: Path,
     report: Report,
+    *,
+    save_every: int = SAVE_EVERY,
+    tensorboard: bool = False,
     stop_after_epochs: int | None = None,
     origin: Origin | None = None,
 ) -> tuple[Network, Any, Any]:
-    """Train, or go on with a training found in ``run``.
+    """Train, or go on with a training found in ``run``; on all devices of all processes.
 
     Args:
         recipe: What to do.
         train: Clips to train on.
         validation: Clips to choose the best weights by; if empty, the last are kept.
-        run: Folder for snapshots and ``log.jsonl``.
+        run: Folder for snapshots and ``log.jsonl``; the same one in all processes.
         report: Receives one line per epoch.
+        save_every: Steps between snapshots within an epoch; there is one after each epoch anyway.
+        tensorboard: Write events to ``run/tensorboard`` too.
         stop_after_epochs: Leave early, resumable (as if killed).
         origin: Model to begin from, which the recipe has adopted; None begins at random.
 
     Returns:
-        (network, params, stats) of the kept weights.
+        (network, params, stats) of the kept weights, on every device.
 
     Raises:
         DataError: If a class has no clip to train on.
-        RunError: If the run's snapshots belong to another model.
+        RunError: If the run's snapshots belong to another model, the devices cannot share the
+            batch, or the training diverges.
     """
     counts = train.targets.sum(axis=0)
     absent = [name for name, count in zip(train.labels, counts, strict=True) if count == 0]
@@ -62,66 +72,63 @@ def fit(
     network, params, stats = take_apart(recipe)
     if origin is not None:
         params, stats = take_over(origin, recipe.labels, params)
-    bank = to_bank(train)
-    chances = draw_weights(train, recipe.class_weight)
+    mesh = make_mesh(recipe.n_drawn // recipe.accumulate_steps)
     noisy = [train.labels.index(name) for name in recipe.noise_labels]
-    noise_clips = jnp.array(np.flatnonzero(np.isin(train.label, noisy)), jnp.int32)
     palette = make_palette(
         jax.random.key(recipe.seed),
-        noise_clips,
+        jnp.array(np.flatnonzero(np.isin(train.label, noisy)), jnp.int32),
         network.window_samples,
         recipe.front_end.sample_rate_hz,
         recipe.augment,
     )
+    chances = draw_weights(train, recipe.class_weight)
+    bank = to_bank(train, lambda array: replicate(array, mesh))
+    palette, chances = replicate((palette, chances), mesh)
     n_words = len(train.words)
-    step = make_step(recipe, network, make_optimizer(recipe), n_words)
-    predict = make_predict(network)
+    step = make_step(recipe, network, make_optimizer(recipe), n_words, mesh)
+    predict = make_predict(network, mesh)
     windows = centre_in_windows(validation, network.window_samples)
 
-    snapshots = Snapshots(run / "snapshots")
-    fresh = start_state(recipe, network, params, stats, n_words)
-    state = snapshots.restore(fresh) or fresh
-    first = int(state.step) // recipe.steps_per_epoch
-    if first:
-        report(f"resuming after epoch {first}/{recipe.epochs}")
-    last = min(recipe.epochs, stop_after_epochs or recipe.epochs)
-    with (run / "log.jsonl").open("a", encoding="utf-8") as log:
-        for epoch in range(first, last):
-            began = time.perf_counter()
-            losses = []
-            for _ in range(recipe.steps_per_epoch):
-                state, loss = step(state, bank, palette, chances)
-                losses.append(loss)
-            mean_loss = float(jnp.stack(losses).mean())
-            took_s = time.perf_counter() - began
-            if not np.isfinite(mean_loss):
-                raise RunError(
-                    f"the loss is {mean_loss} in epoch {epoch + 1}; try a lower "
-                    f"--set learning_rate than {recipe.learning_rate:g}"
+    def validate(average: Any) -> float | None:
+        if not len(windows):
+            return None
+        params, stats = average
+        guess = predict(params, stats, windows)
+        return float(validation.targets[np.arange(len(guess)), guess].mean())
+
+    per_epoch = recipe.steps_per_epoch
+    with closing(Snapshots(run / "snapshots")) as snapshots:
+        fresh = start_state(recipe, network, params, stats, n_words)
+        found = snapshots.restore(fresh, report)
+        state = replicate(found or fresh, mesh)
+        first = int(state.step)
+        if found:
+            where = f"epoch {first // per_epoch}/{recipe.epochs}"
+            within = f", step {first % per_epoch} of the next" if first % per_epoch else ""
+            report(f"resuming after {where}{within}")
+        last = min(recipe.epochs, stop_after_epochs or recipe.epochs) * per_epoch
+        with Progress(recipe, make_schedule(recipe), run, first, report, tensorboard) as progress:
+            for number in range(first + 1, last + 1):
+                state, measures = step(state, bank, palette, chances)
+                progress.add_step(number, measures)
+                if number % per_epoch:
+                    if number % save_every == 0:
+                        snapshots.save(state)
+                    continue
+                clips_per_s, seconds = progress.finish_steps(number)
+                mean_loss = float(state.loss_sum) / per_epoch
+                if not np.isfinite(mean_loss):
+                    raise RunError(
+                        f"the loss is {mean_loss} in epoch {number // per_epoch}; try a lower "
+                        f"--set learning_rate than {recipe.learning_rate:g}"
+                    )
+                accuracy = validate(state.average)
+                score = np.float32(accuracy or 0.0)
+                if score >= float(state.best_accuracy):
+                    best, best_accuracy = replicate((state.average, score), mesh)
+                    state = state._replace(best=best, best_accuracy=best_accuracy)
+                snapshots.save(state)
+                progress.add_epoch(
+                    Epoch(number // per_epoch, mean_loss, accuracy, clips_per_s, seconds)
                 )
-            accuracy = 0.0
-            if len(windows):
-                guess = predict(*state.average, windows)
-                accuracy = float(validation.targets[np.arange(len(guess)), guess].mean())
-            if accuracy >= float(state.best_accuracy):
-                state = state._replace(
-                    best=jax.tree.map(jnp.array, state.average), best_accuracy=jnp.array(accuracy)
-                )
-            snapshots.save(state)
-            clips_per_s = recipe.steps_per_epoch * recipe.batch_size / took_s
-            line = {
-                "epoch": epoch + 1,
-                "loss": round(mean_loss, 4),
-                "validation_accuracy": round(accuracy, 4) if len(windows) else None,
-                "clips_per_s": round(clips_per_s),
-                "seconds": round(took_s, 1),
-            }
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            validated = f"  validation {accuracy:6.2%}" if len(windows) else ""
-            report(
-                f"epoch {epoch + 1:3d}/{recipe.epochs}  loss {mean_loss:.3f}{validated}  "
-                f"{clips_per_s:.0f} clips/s"
-            )
-    snapshots.close()
     return network, *state.best

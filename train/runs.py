@@ -13,13 +13,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from streamcls.atomic import write_whole
 from streamcls.checkpoint import load_checkpoint
 from train.data import Clips, Source, load_clips
 from train.errors import DataError, RunError
 from train.evaluate import Scores, evaluate, save_scores
 from train.export import MODEL_FILE, write_model
 from train.folder import SILENCE_FOLDER, make_silence, recipe_for_folder
-from train.loop import fit
+from train.loop import SAVE_EVERY, fit
+from train.parallel import leader_first, leads
 from train.recipes import Recipe, apply_overrides, load_recipe
 from train.report import write_report
 from train.split import (
@@ -139,6 +141,10 @@ class Workspace:
         return load_clips(recipe.sources, recipe.labels, rate_hz, self.data, self.work, recipe.task)
 
 
+def _say_nothing(line: str) -> None:
+    del line
+
+
 def choose_split(plan: Plan, recipe: Recipe, clips: Clips) -> Split:
     """Return the split a plan asks for; without fold or groups everything is trained on."""
     if plan.official:
@@ -174,8 +180,13 @@ def train_run(
     workspace: Workspace,
     report: Callable[[str], None],
     clips: Clips | None = None,
+    *,
+    save_every: int = SAVE_EVERY,
+    tensorboard: bool = False,
 ) -> None:
     """Carry out a plan in a folder, or go on where it was left.
+
+    Of several processes (`train.parallel`) all call this with the same arguments.
 
     Args:
         plan: What to do.
@@ -183,12 +194,15 @@ def train_run(
         workspace: Where data lies.
         report: Receives progress lines.
         clips: The recipe's clips if they are loaded already.
+        save_every: Steps between snapshots within an epoch.
+        tensorboard: Write events for TensorBoard into the run's folder.
 
     Raises:
         RunError: If the folder holds another plan.
     """
     origin = plan.load_origin()
     recipe = plan.load_recipe(origin)
+    report = report if leads() else _say_nothing
     run.mkdir(parents=True, exist_ok=True)
     if (run / RUN_FILE).exists():
         found = read_plan(run)
@@ -197,9 +211,9 @@ def train_run(
                 f"{run} holds another training ({found.describe()}); choose another --out "
                 f"or remove it"
             )
-    else:
-        (run / RUN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(plan)) + b"\n")
-    clips = clips or workspace.load(recipe, report)
+    elif leads():
+        write_whole(run / RUN_FILE, msgspec.json.format(msgspec.json.encode(plan)) + b"\n")
+    clips = clips or leader_first(lambda: workspace.load(recipe, report))
     split = choose_split(plan, recipe, clips)
     train = clips.take(split.train)
     report(
@@ -207,8 +221,17 @@ def train_run(
         f"{int(split.validation.sum())} to validate, {int(split.test.sum())} held out"
     )
     network, params, stats = fit(
-        recipe, train, clips.take(split.validation), run, report, origin=origin
+        recipe,
+        train,
+        clips.take(split.validation),
+        run,
+        report,
+        save_every=save_every,
+        tensorboard=tensorboard,
+        origin=origin,
     )
+    if not leads():
+        return
     training: dict[str, Any] = {
         "command": plan.describe(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -224,7 +247,7 @@ def train_run(
 
 def _load_recorded(recipe: Recipe, workspace: Workspace) -> Clips:
     """Load what can be held out: nothing rendered is."""
-    return workspace.load(recipe.without_synthesis(), lambda _: None)
+    return workspace.load(recipe.without_synthesis(), _say_nothing)
 
 
 def evaluate_run(run: Path, workspace: Workspace, clips: Clips | None = None) -> Scores:

@@ -35,6 +35,8 @@ class TrainState(NamedTuple):
     """Everything that a training carries from step to step, as plain arrays."""
 
     step: jax.Array
+    loss_sum: jax.Array
+    """Of the epoch so far."""
     params: Any
     """(model weights, `WordHead`)."""
     stats: Any
@@ -79,19 +81,23 @@ def take_apart(recipe: Recipe) -> tuple[Network, Any, Any]:
     return network, params, stats
 
 
-def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Return AdamW with warm-up, cosine decay and gradient clipping; the trunk at its own rate."""
+def make_schedule(recipe: Recipe) -> optax.Schedule:
+    """Return the learning rate as a function of the step: warm-up, then cosine decay."""
     warmup_steps = min(round(recipe.warmup_fraction * recipe.n_steps), recipe.n_steps - 1)
-    schedule = optax.warmup_cosine_decay_schedule(
+    return optax.warmup_cosine_decay_schedule(
         0.0,
         recipe.learning_rate,
         warmup_steps,
         recipe.n_steps,
         recipe.learning_rate * 1e-3,
     )
+
+
+def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """Return AdamW with the recipe's schedule and gradient clipping; the trunk at its own rate."""
     return optax.chain(
         optax.clip_by_global_norm(recipe.clip_norm),
-        optax.adamw(schedule, weight_decay=recipe.weight_decay),
+        optax.adamw(make_schedule(recipe), weight_decay=recipe.weight_decay),
         optax.masked(optax.scale(recipe.trunk_rate), _mark_trunk),
     )
 
@@ -116,6 +122,7 @@ def start_state(
     both = (copy(params), word_head)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        loss_sum=jnp.zeros(()),
         params=both,
         stats=copy(stats),
         optimizer=make_optimizer(recipe).init(both),

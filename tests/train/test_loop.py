@@ -12,7 +12,8 @@ from train.bank import draw_weights
 from train.data import Clips, centre_in_windows
 from train.errors import DataError, RunError
 from train.loop import fit
-from train.recipes import Recipe
+from train.parallel import make_mesh
+from train.recipes import Precision, Recipe
 from train.step import make_predict, mel_centres_hz
 
 
@@ -46,15 +47,18 @@ def test_resumed_equals_uninterrupted(recipe: Recipe, clips: Clips, tmp_path: Pa
     assert log[0]["clips_per_s"] > 0
 
 
-def test_it_learns_and_keeps_the_best(recipe: Recipe, clips: Clips, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_learns_and_keeps_the_best(
+    precision: Precision, recipe: Recipe, clips: Clips, tmp_path: Path
+) -> None:
     held = np.char.endswith(clips.group, "speaker3")
-    longer = replace(recipe, epochs=6, steps_per_epoch=15, batch_size=32)
+    longer = replace(recipe, epochs=6, steps_per_epoch=15, batch_size=32, precision=precision)
     network, params, stats = fit(
         longer, clips.take(~held), clips.take(held), run_folder(tmp_path, "run"), lambda _: None
     )
     test = clips.take(held)
     windows = centre_in_windows(test, network.window_samples)
-    accuracy = (make_predict(network)(params, stats, windows) == test.label).mean()
+    accuracy = (make_predict(network, make_mesh(1))(params, stats, windows) == test.label).mean()
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     validated = [json.loads(line)["validation_accuracy"] for line in log]
     assert accuracy == pytest.approx(max(validated), abs=1e-4)

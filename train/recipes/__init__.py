@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import msgspec
 
@@ -18,6 +18,8 @@ from train.augment import Augment
 from train.data import Source, Task
 from train.errors import RecipeError
 from train.split import FoldBy
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,10 @@ class Recipe:
     epochs: int = 30
     steps_per_epoch: int = 60
     batch_size: int = 128
+    """Examples of one optimiser step, over all devices."""
+    accumulate_steps: int = 1
+    """Parts that a batch is differentiated in, one after the other: less memory, same gradients.
+    Only batch norms notice: each part is normalised by its own statistics."""
     views: int = 2
     """Differently warped and masked copies of each window in a batch (repeated augmentation)."""
     learning_rate: float = 6e-3
@@ -78,12 +84,17 @@ class Recipe:
     ema_decay: float = 0.99
     clip_norm: float = 5.0
     """Largest global norm of a gradient."""
+    precision: Precision = "float32"
+    """What the network computes in. Weights, their updates, statistics of batch norms, log-mel
+    frames and losses are float32 in any case."""
     seed: int = 0
     licence: str = ""
     """Licences and attribution of the training data, for the checkpoint's header."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps_per_epoch", "batch_size", "learning_rate"):
+        for name in (
+            "epochs", "steps_per_epoch", "batch_size", "accumulate_steps", "learning_rate",
+        ):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise RecipeError(f"{name} = {getattr(self, name)}, must be positive")
         for name in ("warmup_fraction", "label_smoothing", "ema_decay"):
@@ -93,6 +104,11 @@ class Recipe:
             raise RecipeError(f"trunk_rate = {self.trunk_rate}, must be in [0, 1]")
         if self.views < 1 or self.batch_size % self.views:
             raise RecipeError(f"views = {self.views}, must divide batch_size = {self.batch_size}")
+        if self.n_drawn % self.accumulate_steps:
+            raise RecipeError(
+                f"accumulate_steps = {self.accumulate_steps}, must divide batch_size / views = "
+                f"{self.n_drawn}"
+            )
         for name in (self.unknown, self.silence):
             if name is not None and name not in self.labels:
                 raise RecipeError(f"label {name!r} is none of {', '.join(self.labels)}")
@@ -106,6 +122,11 @@ class Recipe:
         """Return the recipe without rendered speakers."""
         recorded = tuple(source for source in self.sources if not source.rendered)
         return dataclasses.replace(self, sources=recorded, synthesis=())
+
+    @property
+    def n_drawn(self) -> int:
+        """Clips drawn for one batch; each is seen in `views` variants."""
+        return self.batch_size // self.views
 
     @property
     def n_steps(self) -> int:
