@@ -23,10 +23,11 @@ from benchmarks.machine import describe_machine
 from train.augment import Bank, cut_windows, make_palette, place_at_random
 from train.bank import draw_weights, to_bank
 from train.data import Clips
+from train.optimizer import make_optimizer
 from train.parallel import make_mesh, replicate
 from train.recipes import Recipe, load_recipe
 from train.runs import Workspace
-from train.state import make_optimizer, start_state, take_apart
+from train.state import start_state, take_apart
 from train.step import make_step
 
 

@@ -35,8 +35,9 @@ def make_ours(batch: int, mel: np.ndarray, labels: np.ndarray) -> Contestants:
     import optax
 
     from train.augment import Bank, make_palette
+    from train.optimizer import make_optimizer
     from train.parallel import make_mesh, replicate
-    from train.state import make_optimizer, start_state, take_apart
+    from train.state import start_state, take_apart
     from train.step import Batch, make_loss, make_step
 
     recipe = load_recipe(batch)
@@ -155,10 +156,10 @@ def make_theirs(
 
 
 def load_recipe(batch: int) -> Any:
-    """Return the recipe ``commands`` with another batch; without the loss that names words."""
+    """Return the recipe ``commands`` with another batch and the optimiser that PyTorch gets too."""
     from train.recipes import load_recipe
 
-    return load_recipe("commands", {"batch_size": str(batch)})
+    return load_recipe("commands", {"batch_size": str(batch), "optimizer": "adamw"})
 
 
 def measure(contestants: Contestants, rounds: int, steps: int) -> dict[str, np.ndarray]:

@@ -18,11 +18,12 @@ from train.augment import make_palette
 from train.bank import draw_weights, to_bank
 from train.data import Clips, centre_in_windows
 from train.errors import DataError, RunError
+from train.optimizer import make_optimizer, make_schedule
 from train.parallel import make_mesh, replicate
 from train.progress import Epoch, Progress
 from train.recipes import Recipe
 from train.snapshots import Snapshots
-from train.state import Network, make_optimizer, make_schedule, start_state, take_apart
+from train.state import Network, start_state, take_apart
 from train.step import make_predict, make_step
 from train.transfer import Origin, take_over
 
@@ -107,7 +108,9 @@ def fit(
             within = f", step {first % per_epoch} of the next" if first % per_epoch else ""
             report(f"resuming after {where}{within}")
         last = min(recipe.epochs, stop_after_epochs or recipe.epochs) * per_epoch
-        with Progress(recipe, make_schedule(recipe), run, first, report, tensorboard) as progress:
+        with Progress(
+            recipe, make_schedule(recipe, recipe.learning_rate), run, first, report, tensorboard
+        ) as progress:
             for number in range(first + 1, last + 1):
                 state, measures = step(state, bank, palette, chances)
                 progress.add_step(number, measures)

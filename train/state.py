@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 from streamcls.features import FrontEnd
 from streamcls.models import Classifier, build_model
+from train.optimizer import make_optimizer
 from train.recipes import Recipe
 
 
@@ -79,34 +79,6 @@ def take_apart(recipe: Recipe) -> tuple[Network, Any, Any]:
     window_samples = recipe.front_end.samples_for(model.window_frames)
     network = Network(graph, rest, window_samples, model.features, recipe.front_end)
     return network, params, stats
-
-
-def make_schedule(recipe: Recipe) -> optax.Schedule:
-    """Return the learning rate as a function of the step: warm-up, then cosine decay."""
-    warmup_steps = min(round(recipe.warmup_fraction * recipe.n_steps), recipe.n_steps - 1)
-    return optax.warmup_cosine_decay_schedule(
-        0.0,
-        recipe.learning_rate,
-        warmup_steps,
-        recipe.n_steps,
-        recipe.learning_rate * 1e-3,
-    )
-
-
-def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Return AdamW with the recipe's schedule and gradient clipping; the trunk at its own rate."""
-    return optax.chain(
-        optax.clip_by_global_norm(recipe.clip_norm),
-        optax.adamw(make_schedule(recipe), weight_decay=recipe.weight_decay),
-        optax.masked(optax.scale(recipe.trunk_rate), _mark_trunk),
-    )
-
-
-def _mark_trunk(params: Any) -> Any:
-    """Return for every weight of `TrainState.params` whether it belongs to the trunk."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "['trunk']" in jax.tree_util.keystr(path), params
-    )
 
 
 def start_state(

@@ -20,6 +20,7 @@ from train.errors import RecipeError
 from train.split import FoldBy
 
 Precision = Literal["float32", "bfloat16"]
+Optimizer = Literal["muon", "adamw"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,14 @@ class Recipe:
     Only batch norms notice: each part is normalised by its own statistics."""
     views: int = 2
     """Differently warped and masked copies of each window in a batch (repeated augmentation)."""
+    optimizer: Optimizer = "muon"
+    """``muon`` trains the kernels of convolutions by Muon and the rest by AdamW."""
     learning_rate: float = 6e-3
+    """Highest rate of AdamW."""
+    kernel_rate: float = 0.05
+    """Highest rate of Muon: the spectral norm of a kernel's update."""
+    kernel_decay: float = 0.05
+    """Weight decay of Muon, a share of its rate."""
     trunk_rate: float = 1.0
     """Learning rate of the trunk relative to that of the head; 0 freezes it, batch norms too."""
     warmup_fraction: float = 0.1
