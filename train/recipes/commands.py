@@ -1,11 +1,11 @@
 """Ten command words: ``python -m train fit commands``.
 
 Run time: 6 minutes on one CPU core. Expected of ``--fold 0`` (990 clips of 48 held-out speakers,
-argmax over all 12 classes): 92.4 % clean, 89.4 % at 10 dB in white and pink noise, 86.6 % with babble
-counted in. Silence is not scored: the noise recordings are too few to hold some out.
+argmax over all 12 classes): 92.4 % clean, 89.4 % at 10 dB in white and pink noise, 86.6 % with
+babble counted in. Silence is not scored: the noise recordings are too few to hold some out.
 
-The shipped file is from before Muon (``--set optimizer=adamw --set epochs=80``: 92.6 % and 85.9 %; with
-32 clips of unseen ESC-10 recordings clean is 91.9 %), as the new training is no better.
+The shipped file is from before Muon (``--set optimizer=adamw --set epochs=80``: 92.6 % and 85.9 %;
+with 32 clips of unseen ESC-10 recordings clean is 91.9 %), as the new training is no better.
 """
 
 from streamcls.features import FrontEnd
