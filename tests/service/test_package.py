@@ -23,6 +23,7 @@ DATA = (
     "streamcls/systemd/user/streamcls@.service",
     "streamcls/zoo/commands.safetensors",
     "streamcls/zoo/digits.safetensors",
+    "streamcls/zoo/environment.safetensors",
     "train/recipes/commands.py",
 )
 
