@@ -38,7 +38,7 @@ def make_ours(batch: int, mel: np.ndarray, labels: np.ndarray) -> Contestants:
     from train.optimizer import make_optimizer
     from train.parallel import make_mesh, replicate
     from train.state import start_state, take_apart
-    from train.step import Batch, make_loss, make_step
+    from train.step import Batch, differentiate, make_loss, make_step
 
     recipe = load_recipe(batch)
     network, params, stats = take_apart(recipe)
@@ -47,8 +47,7 @@ def make_ours(batch: int, mel: np.ndarray, labels: np.ndarray) -> Contestants:
 
     @jax.jit
     def network_step(params: Any, stats: Any, moments: Any, batch: Batch, key: jax.Array) -> Any:
-        gradient = jax.value_and_grad(loss_of, has_aux=True)
-        (_, stats), gradients = gradient(params, stats, batch, key)
+        _, stats, gradients = differentiate(loss_of, 1, params, stats, batch, key)
         updates, moments = optimizer.update(gradients, moments, params)
         return optax.apply_updates(params, updates), stats, moments
 
