@@ -124,21 +124,27 @@ class Executor(ABC):
         audio = rows[:, : self.hop_samples]
         control = jax.lax.bitcast_convert_type(rows[:, self.hop_samples], jnp.int32)
         slots, fresh = control >> 1, (control & 1).astype(bool)
-        # All is read before any is written: else XLA would first copy the state of all streams.
-        taken = jax.lax.optimization_barrier(jnp.where(fresh[:, None], 0.0, state[slots]))
-        history, memory = self._memory.unpack(taken)
-        mel, history = stream_log_mel(audio, history, self._front_end)
+        # The scopes name the parts in profiles (`benchmarks.stages`) and do nothing else.
+        with jax.named_scope("take_state"):
+            # All is read before any is written: else XLA would first copy all streams' state.
+            taken = jax.lax.optimization_barrier(jnp.where(fresh[:, None], 0.0, state[slots]))
+            history, memory = self._memory.unpack(taken)
+        with jax.named_scope("front_end"):
+            mel, history = stream_log_mel(audio, history, self._front_end)
         logits, memory = self._advance(self._merge(weights), mel, memory)
-        scaled = logits / self._temperature
-        probabilities = jax.nn.softmax(scaled) if self._single_label else jax.nn.sigmoid(scaled)
-        stepped = self._memory.pack((history, memory))
-        mean_square = jnp.mean(jnp.square(audio), axis=1, keepdims=True)
-        # Numbers that are not negative are in the order of their bits, and a maximum of integers,
-        # without the rules for NaN, is found three times faster.
-        bits = jax.lax.bitcast_convert_type(jnp.abs(audio), jnp.int32)
-        peak = jax.lax.bitcast_convert_type(jnp.max(bits, axis=1, keepdims=True), jnp.float32)
-        packed = jnp.concatenate([probabilities, mean_square, peak], axis=1)
-        return state.at[slots].set(stepped), packed
+        with jax.named_scope("scores"):
+            scaled = logits / self._temperature
+            probabilities = jax.nn.softmax(scaled) if self._single_label else jax.nn.sigmoid(scaled)
+        with jax.named_scope("level"):
+            mean_square = jnp.mean(jnp.square(audio), axis=1, keepdims=True)
+            # Numbers that are not negative are in the order of their bits, and a maximum of
+            # integers, without the rules for NaN, is found three times faster.
+            bits = jax.lax.bitcast_convert_type(jnp.abs(audio), jnp.int32)
+            peak = jax.lax.bitcast_convert_type(jnp.max(bits, axis=1, keepdims=True), jnp.float32)
+        with jax.named_scope("put_state"):
+            next_state = state.at[slots].set(self._memory.pack((history, memory)))
+        with jax.named_scope("result"):
+            return next_state, jnp.concatenate([probabilities, mean_square, peak], axis=1)
 
     def warm_up(self) -> None:
         """Compile every bucket, then check each against the smallest on the same audio.

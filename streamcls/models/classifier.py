@@ -67,7 +67,10 @@ class Classifier(nnx.Module):
             raise ModelError(
                 f"got {mel.shape[1]} frames, a window of this model is {self.window_frames} frames"
             )
-        return self.head(self.trunk(mel)[:, :, 0])
+        with jax.named_scope("trunk"):
+            vectors = self.trunk(mel)[:, :, 0]
+        with jax.named_scope("head"):
+            return self.head(vectors)
 
     def logits_over_time(self, mel: jax.Array) -> jax.Array:
         """Evaluate every window of a longer signal at the trunk's stride (time-valid only).
@@ -107,9 +110,11 @@ class Classifier(nnx.Module):
             once ``window_frames`` frames of the stream have been seen.
         """
         trunk_state, vectors = state
-        new, trunk_state = self.trunk.step(mel, trunk_state)
-        vectors = jnp.concatenate([vectors, new[:, :, 0]], axis=1)[:, -self.n_steps :]
-        return self.head(vectors), (trunk_state, vectors)
+        with jax.named_scope("trunk"):
+            new, trunk_state = self.trunk.step(mel, trunk_state)
+        with jax.named_scope("head"):
+            vectors = jnp.concatenate([vectors, new[:, :, 0]], axis=1)[:, -self.n_steps :]
+            return self.head(vectors), (trunk_state, vectors)
 
     def fold(self) -> None:
         """Fold normalisation into the weights; the model then serves inference only."""

@@ -13,7 +13,7 @@ from streamcls.models.layers import Layer, State
 
 
 class Chain(Layer):
-    """Layers one after the other."""
+    """Layers one after the other; profiles know each by its place and kind (``3_Residual``)."""
 
     def __init__(self, layers: Sequence[Layer]):
         self.layers = nnx.List(layers)
@@ -33,8 +33,9 @@ class Chain(Layer):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Evaluate a window."""
-        for layer in self.layers:
-            x = layer(x)
+        for index, layer in enumerate(self.layers):
+            with jax.named_scope(f"{index}_{type(layer).__name__}"):
+                x = layer(x)
         return x
 
     def initial_state(self, batch: int) -> State:
@@ -44,8 +45,9 @@ class Chain(Layer):
     def step(self, x: jax.Array, state: State) -> tuple[jax.Array, State]:
         """Evaluate the next frames."""
         next_state = []
-        for layer, layer_state in zip(self.layers, state, strict=True):
-            x, layer_state = layer.step(x, layer_state)
+        for index, (layer, layer_state) in enumerate(zip(self.layers, state, strict=True)):
+            with jax.named_scope(f"{index}_{type(layer).__name__}"):
+                x, layer_state = layer.step(x, layer_state)
             next_state.append(layer_state)
         return x, tuple(next_state)
 
