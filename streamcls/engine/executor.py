@@ -121,11 +121,11 @@ class Executor(ABC):
         self, weights: list[jax.Array], state: jax.Array, rows: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Advance the streams of ``rows`` (see `_Staging`) by one hop; compiled per bucket."""
-        audio = rows[:, : self.hop_samples]
-        control = jax.lax.bitcast_convert_type(rows[:, self.hop_samples], jnp.int32)
-        slots, fresh = control >> 1, (control & 1).astype(bool)
         # The scopes name the parts in profiles (`benchmarks.stages`) and do nothing else.
         with jax.named_scope("take_state"):
+            audio = rows[:, : self.hop_samples]
+            control = jax.lax.bitcast_convert_type(rows[:, self.hop_samples], jnp.int32)
+            slots, fresh = control >> 1, (control & 1).astype(bool)
             # All is read before any is written: else XLA would first copy all streams' state.
             taken = jax.lax.optimization_barrier(jnp.where(fresh[:, None], 0.0, state[slots]))
             history, memory = self._memory.unpack(taken)

@@ -179,6 +179,13 @@ def test_no_step_copies_the_state_of_all_streams(served: tuple[Executor, Evaluat
         assert not re.search(rf"{whole} copy\(", program)
 
 
+def test_profiles_can_tell_the_parts_of_a_step(served: tuple[Executor, Evaluate]) -> None:
+    executor, _ = served
+    program = executor.compiled(executor.buckets[-1]).as_text() or ""
+    for part in ("take_state", "front_end", "trunk", "head", "scores", "level", "put_state"):
+        assert f"jit(_step)/{part}/" in program
+
+
 @pytest.mark.parametrize(
     ("hop_ms", "remedy"),
     [(50, "use 40 ms or 80 ms"), (10, "use 40 ms$"), (80.01, "use 80 ms or 120 ms")],
