@@ -19,7 +19,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamcls.checkpoint import load_checkpoint, save_checkpoint
 from train.augment import Augment
 from train.data import Clips, ManifestRow, Source, centre_in_windows, lay_end_to_end
 from train.data.cache import decode_once
@@ -27,7 +26,7 @@ from train.data.decode import AUDIO_SUFFIXES
 from train.embedding import cut_audible
 from train.errors import DataError, RecipeError, RunError
 from train.evaluate import Classify
-from train.export import MODEL_FILE, write_model
+from train.export import write_model
 from train.loop import fit
 from train.recipes import Recipe, apply_overrides
 from train.transfer import Origin
@@ -198,13 +197,15 @@ def distill(
         "held_out": [],
         "teacher": teacher.lineage(),
     }
-    write_model(recipe, network, params, stats, training, run / MODEL_FILE)
-    student = load_checkpoint(run / MODEL_FILE)
-    header = msgspec.structs.replace(
-        student.header,
+    write_model(
+        recipe,
+        network,
+        params,
+        stats,
+        training,
+        out,
         unknown_labels=teacher.checkpoint.header.unknown_labels,
         # Undoes the softening: the student's probabilities then mean what the teacher's do.
         temperature=1 / plan.softening,
     )
-    save_checkpoint(out, student.model, header)
     report(f"wrote {out}")

@@ -3,6 +3,7 @@
 The last stage: the header says what the file is, what it was trained on and how well it did.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,9 @@ def write_model(
     stats: Any,
     training: dict[str, Any],
     path: Path,
+    *,
+    unknown_labels: Sequence[str] | None = None,
+    temperature: float = 1.0,
 ) -> None:
     """Write trained weights as a checkpoint.
 
@@ -37,6 +41,8 @@ def write_model(
         stats: Batch norm statistics.
         training: Facts about the run for the header.
         path: The file to write.
+        unknown_labels: Labels that mean "nothing I know"; None: the recipe's.
+        temperature: What the logits have to be divided by.
     """
     model = network.join(params, stats)
     model.eval()
@@ -47,9 +53,10 @@ def write_model(
         settings=recipe.model,
         front_end=asdict(recipe.front_end),
         labels=list(recipe.labels),
-        unknown_labels=recipe.unknown_labels,
+        unknown_labels=list(recipe.unknown_labels if unknown_labels is None else unknown_labels),
         task=recipe.task,
         window=describe_window(model),
+        temperature=temperature,
         licence=recipe.licence,
         training=training,
         creator=f"streamcls {version('streamcls')}",
