@@ -81,7 +81,7 @@ def time_steps(recipe: Recipe, clips: Clips, steps: int) -> tuple[float, float, 
     no_clips = jnp.zeros((0,), jnp.int32)
     rate_hz, samples = recipe.front_end.sample_rate_hz, network.window_samples
     palette = make_palette(jax.random.key(0), no_clips, samples, rate_hz, recipe.augment)
-    mesh = make_mesh(recipe.n_drawn // recipe.accumulate_steps)
+    mesh = make_mesh(recipe.n_at_a_time)
     step = make_step(recipe, network, make_optimizer(recipe), len(clips.words), mesh)
     state = replicate(start_state(recipe, network, params, stats, len(clips.words)), mesh)
     state, _ = step(state, bank, palette, chances)

@@ -75,7 +75,7 @@ def make_ours(batch: int, mel: np.ndarray, labels: np.ndarray) -> Contestants:
         word=jnp.zeros((n,), jnp.int32),
     )
     palette = make_palette(key, jnp.arange(8), network.window_samples, rate_hz, recipe.augment)
-    mesh = make_mesh(recipe.n_drawn)
+    mesh = make_mesh(recipe.n_at_a_time)
     given = replicate((bank, palette, (jnp.arange(n) + 1.0) / n), mesh)
     step = make_step(recipe, network, optimizer, 1, mesh)
     whole_state = [replicate(start_state(recipe, network, params, stats, 1), mesh)]

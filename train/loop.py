@@ -73,7 +73,7 @@ def fit(
     network, params, stats = take_apart(recipe)
     if origin is not None:
         params, stats = take_over(origin, recipe.labels, params)
-    mesh = make_mesh(recipe.n_drawn // recipe.accumulate_steps)
+    mesh = make_mesh(recipe.n_at_a_time)
     noisy = [train.labels.index(name) for name in recipe.noise_labels]
     palette = make_palette(
         jax.random.key(recipe.seed),

@@ -137,6 +137,11 @@ class Recipe:
         return self.batch_size // self.views
 
     @property
+    def n_at_a_time(self) -> int:
+        """Of those, how many are worked on at a time; the devices share them."""
+        return self.n_drawn // self.accumulate_steps
+
+    @property
     def n_steps(self) -> int:
         """Optimiser steps of the whole training."""
         return self.epochs * self.steps_per_epoch
