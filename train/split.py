@@ -19,8 +19,8 @@ from train.errors import DataError
 N_BUCKETS = 10
 N_HASH_FOLDS = 5
 FoldBy = Literal["group", "split"]
-VALIDATION_NAMES = ("val", "valid", "validation", "dev")
-TEST_NAMES = ("test", "testing", "eval", "evaluation")
+_VALIDATION_NAMES = ("val", "valid", "validation", "dev")
+_TEST_NAMES = ("test", "testing", "eval", "evaluation")
 """What data sets call their sides; every other name is trained on."""
 _SHOWN_GROUPS = 10
 
@@ -37,6 +37,14 @@ class Split:
 def bucket_of(group: str) -> int:
     """Return the bucket, 0..9, that a group always falls into."""
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") % N_BUCKETS
+
+
+def side_of(name: str) -> str:
+    """Return ``validation`` or ``test`` for what a data set calls so, else the lower-case name."""
+    name = name.lower()
+    if name in _VALIDATION_NAMES:
+        return "validation"
+    return "test" if name in _TEST_NAMES else name
 
 
 def check_disjoint(groups: NDArray[np.str_], split: Split) -> None:
@@ -138,15 +146,15 @@ def split_official(clips: Clips, shared_groups: bool = False) -> Split:
     Raises:
         DataError: If nothing is held out, or a group leaks.
     """
-    name = np.char.lower(clips.split)
-    test = np.isin(name, TEST_NAMES)
+    side = np.array([side_of(name) for name in clips.split.tolist()], np.str_)
+    test = side == "test"
     if not test.any():
         found = ", ".join(repr(n) for n in sorted(set(clips.split.tolist()))[:_SHOWN_GROUPS])
         raise DataError(
-            f"no clip is in a test split ({', '.join(TEST_NAMES)}; found: {found}); hold out "
+            f"no clip is in a test split ({', '.join(_TEST_NAMES)}; found: {found}); hold out "
             f"groups instead, with --fold or --hold-out"
         )
-    return _finish(clips, np.isin(name, VALIDATION_NAMES), test, shared_groups)
+    return _finish(clips, side == "validation", test, shared_groups)
 
 
 def count_shared_groups(clips: Clips, split: Split) -> int:

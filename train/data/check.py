@@ -22,7 +22,7 @@ from train.data.decode import read_audio
 from train.data.layouts import Listing, read_folder
 from train.data.manifest import ManifestRow
 from train.errors import DataError
-from train.split import TEST_NAMES, VALIDATION_NAMES
+from train.split import side_of
 
 SILENT_DBFS = -65.0
 """A clip whose loudest 10 ms are below this holds nothing."""
@@ -186,18 +186,10 @@ def _fingerprint(mono: NDArray[np.float32]) -> NDArray[np.float32]:
     return (levels / (np.linalg.norm(levels) + 1e-9)).astype(np.float32).ravel()
 
 
-def _side(row: ManifestRow) -> str:
-    """Return what a split means: train, validation, test, or a fold by its own name."""
-    name = row.split.lower()
-    if name in VALIDATION_NAMES:
-        return "validation"
-    return "test" if name in TEST_NAMES else name
-
-
 def _find_shared_groups(rows: Sequence[ManifestRow]) -> list[Finding]:
     sides: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        sides[row.group].add(_side(row))
+        sides[row.group].add(side_of(row.split))
     shared = [
         f"{group}: {', '.join(sorted(own))}" for group, own in sorted(sides.items()) if len(own) > 1
     ]
@@ -220,7 +212,7 @@ def _find_duplicates(
     for own in twins:
         if len({row.label for row in own}) > 1:
             kind = "labels"
-        elif len({_side(row) for row in own}) > 1:
+        elif len({side_of(row.split) for row in own}) > 1:
             kind = "splits"
         else:
             kind = "groups" if len({row.group for row in own}) > 1 else "harmless"
