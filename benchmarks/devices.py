@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from streamcls.bench import cpu_time_s
 from streamcls.capture.device import DeviceSource
 from streamcls.capture.portaudio import RecorderProcess, find_device, read_devices
 from tests.audio_server import AudioServer, explain_missing
@@ -112,11 +113,6 @@ def lateness(called_ns: list[int], frames: list[int]) -> str:
 def percentiles_ms(values_ns: "list[int] | np.ndarray") -> str:
     p50, p99 = np.percentile(values_ns, [50, 99]) / 1e6
     return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms"
-
-
-def cpu_time_s(process_id: int) -> float:
-    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_mib(process_id: int) -> float:

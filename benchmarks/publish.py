@@ -33,6 +33,7 @@ from benchmarks.listeners import (
     spawn,
 )
 from benchmarks.machine import describe_machine
+from streamcls.bench import resident_bytes
 from streamcls.publish.control import ControlServer
 from streamcls.publish.journal import JournalLimits
 from streamcls.publish.messages import Vocabulary
@@ -200,11 +201,11 @@ def measure_stall(stalled: int, messages: int, kept: int, keys: str | None) -> N
         for process in processes:
             os.kill(process.pid, signal.SIGSTOP)
         producer = Producer(publisher)
-        before_bytes = resident_bytes()
+        before_bytes = resident_bytes(os.getpid())
         while producer.count < messages:
             producer.put_many(min(QUEUE_AHEAD, messages - producer.count))
         producer.settle(0)
-        grown_mb = (resident_bytes() - before_bytes) / 1e6
+        grown_mb = (resident_bytes(os.getpid()) - before_bytes) / 1e6
         journal_mb = publisher.stats()["journal_bytes"] / 1e6
         message_bytes = len(encode(publisher.snapshot()[-1]))
         for process in processes:
@@ -224,11 +225,6 @@ def measure_stall(stalled: int, messages: int, kept: int, keys: str | None) -> N
 
 
 ROLES = {role.__name__: role for role in (count_and_time, listen_and_recover, measure_stall)}
-
-
-def resident_bytes() -> int:
-    """Return this process's resident memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def main() -> None:

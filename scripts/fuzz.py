@@ -30,6 +30,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from streamcls.bench import resident_bytes
 from streamcls.capture.packets import AudioPacket, Beat, End, encode_message
 from streamcls.client import (
     ClientKeys,
@@ -308,8 +309,7 @@ def start_target(folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str
 def resident_mib(pid: int) -> float:
     """Return the memory of a process; 0 when it is gone."""
     with contextlib.suppress(OSError):
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return resident_bytes(pid) / 2**20
     return 0.0
 
 

@@ -134,11 +134,11 @@ def _measure(
     control: ControlClient,
     pid: int,
 ) -> Level:
-    dropped, cpu_s, began_s = _count_dropped(control), _cpu_s(pid), time.monotonic()
+    dropped, cpu_s, began_s = _count_dropped(control), cpu_time_s(pid), time.monotonic()
     listener.take()
     time.sleep(duration_s)
     latencies_ms, missed = listener.take()
-    elapsed_s, cpu_s = time.monotonic() - began_s, _cpu_s(pid) - cpu_s
+    elapsed_s, cpu_s = time.monotonic() - began_s, cpu_time_s(pid) - cpu_s
     p50_ms, p99_ms, max_ms = np.percentile(latencies_ms or [np.inf], [50, 99, 100]).tolist()
     return Level(
         streams=streams,
@@ -250,7 +250,7 @@ def _count_dropped(control: ControlClient) -> int:
     return sum(one["dropped_samples"] for one in summary["streams"].values())
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_time_s(pid: int) -> float:
     """Return user and system time of a process so far (Linux; NaN elsewhere)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
