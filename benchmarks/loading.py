@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.machine import describe_machine
-from train.augment import Bank, cut_windows, make_palette, place_at_random
-from train.bank import draw_weights, to_bank
+from train.augment import make_palette
+from train.augment.placement import cut_windows, place_at_random
+from train.bank import Bank, draw_weights, to_bank
 from train.data import Clips
 from train.optimizer import make_optimizer
 from train.parallel import make_mesh, replicate

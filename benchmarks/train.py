@@ -34,7 +34,8 @@ def make_ours(batch: int, mel: np.ndarray, labels: np.ndarray) -> Contestants:
     import jax.numpy as jnp
     import optax
 
-    from train.augment import Bank, make_palette
+    from train.augment import make_palette
+    from train.bank import Bank
     from train.optimizer import make_optimizer
     from train.parallel import make_mesh, replicate
     from train.state import start_state, take_apart

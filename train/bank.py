@@ -1,19 +1,30 @@
 """The clips of a training as device arrays, and how often each is drawn.
 
-Between `train.data` and `train.step`.
+Between `train.data` and `train.augment`.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from train.augment import Bank
 from train.data import Clips
 from train.errors import DataError
+
+
+class Bank(NamedTuple):
+    """The clips, as arrays on the device (see `train.data.Clips`)."""
+
+    audio: jax.Array
+    start: jax.Array
+    length: jax.Array
+    active: jax.Array
+    label: jax.Array
+    targets: jax.Array
+    word: jax.Array
 
 
 def to_bank(

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from streamcls.features import FrontEnd, log_mel
 from streamcls.features.mel import hz_to_mel, mel_to_hz
-from train.augment import Bank, Palette, augment_mel, make_windows
+from train.augment import Palette, augment_mel, make_windows
+from train.bank import Bank
 from train.batches import map_batches
 from train.parallel import EVERYWHERE, SHARED_OUT, share_out
 from train.recipes import Recipe

@@ -8,26 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.augment import (
-    Augment,
-    Bank,
-    Placement,
-    add_at_snr,
-    add_background,
-    add_clicks,
-    augment_mel,
-    coloured_noise,
-    cut_windows,
-    inside_clip,
-    make_palette,
-    make_windows,
-    mask_frames_and_mels,
-    mean_power,
-    place_at_random,
-    random_microphone,
-    warp_mel_axis,
-)
-from train.bank import to_bank
+from train.augment import Augment, augment_mel, make_palette, make_windows
+from train.augment.channel import random_microphone
+from train.augment.colour import coloured_noise, mean_power
+from train.augment.mel import mask_frames_and_mels, warp_mel_axis
+from train.augment.noise import add_at_snr, add_background, add_clicks
+from train.augment.placement import Placement, cut_windows, inside_clip, place_at_random
+from train.bank import Bank, to_bank
 from train.data import Clips
 
 WINDOW = 6_600
