@@ -1,14 +1,15 @@
 """The same networks, weights and audio in ONNX Runtime and LiteRT: processor time against ours.
 
 Two questions. Whole windows: what does a window of YAMNet cost, alone and in batches? Streams: what
-does a second of a stream cost when `commands` answers every 80 ms, ours step by step, the peer's
-over whole windows, whose log-mel frames our own compiled front end computes for it?
+does a second of a stream cost when a shipped model answers every 80 ms (or the nearest its stride
+allows), ours step by step, the peer's over whole windows, whose log-mel frames our own compiled
+front end computes for it?
 
     python -m benchmarks.peers --yamnet ../shared/weights/yamnet/coral_yamnet_spectra_in.tflite
 
 Needs ``uv sync --group bench``. All contestants run in one process, in random order, many rounds;
-a process for each number of threads, bound to that many cores. Processor time (all threads of the
-process) is counted, because other work on the machine does not lengthen it.
+a process for each model and number of threads, bound to that many cores. Processor time (all threads
+of the process) is counted, because other work on the machine does not lengthen it.
 """
 
 import argparse
@@ -133,8 +134,8 @@ def compare_windows(file: Path, n_threads: int, duration_s: float) -> None:
         print_rows(f"{n_threads} | {batch}", cost, "streamcls, float32")
 
 
-def compare_streams(n_threads: int, duration_s: float) -> None:
-    """Print the cost of a second of a stream that is classified every 80 ms."""
+def compare_streams(model: str, n_threads: int, duration_s: float) -> None:
+    """Print the cost of a second of a stream that a shipped model classifies every 80 ms."""
     import jax
 
     from benchmarks.peers_tflite import to_tflite
@@ -148,21 +149,25 @@ def compare_streams(n_threads: int, duration_s: float) -> None:
     )
     from streamcls.features import initial_history, log_mel, stream_log_mel
     from streamcls.header import read_header
+    from streamcls.units import samples_to_ms
 
     def compile_function(function: Callable[..., Any], *arguments: Any) -> Any:
         return jax.jit(function).lower(*arguments).compile(compiler_options())
 
-    path = find_checkpoint("commands")
+    path = find_checkpoint(model)
     select_device("cpu", step_threads(read_header(path)))  # one, however many cores there are
     checkpoint = load_checkpoint(path)
     front_end = checkpoint.front_end
-    hop = choose_hop_samples(checkpoint, HOP_MS)
+    stride = checkpoint.model.geometry.stride_frames * front_end.hop_samples
+    stride_ms = samples_to_ms(stride, front_end.sample_rate_hz)
+    hop_ms = max(1, round(HOP_MS / stride_ms)) * stride_ms
+    hop = choose_hop_samples(checkpoint, hop_ms)
     window = front_end.samples_for(checkpoint.model.window_frames)
     executor = build_executor(checkpoint, hop, max_streams=64)
     executor.warm_up()
     n_mels = front_end.n_mels
     onnx = open_onnx(checkpoint.model, n_mels, n_threads)
-    hops_per_s = 1000 / HOP_MS
+    hops_per_s = 1000 / hop_ms
     tile = executor.buckets[-1]
     for n_streams in (1, 64):
         n_hops = -(-window // hop)
@@ -196,10 +201,12 @@ def compare_streams(n_threads: int, duration_s: float) -> None:
         ours: list[np.ndarray] = []
         for index in range(n_hops):  # as many as a window; what was before is behind it
             ours = step(audio[:, index * hop : (index + 1) * hop])
+        logits = np.asarray(checkpoint.model(jax.numpy.asarray(mel)))
         name = "streamcls, step by step"
         contestants: Contestants = {name: lambda step=step, newest=newest: step(newest)}
         litert = open_litert(to_tflite(checkpoint.model, n_streams, n_mels), n_threads)
         for peer, run in (("ONNX Runtime", onnx), ("LiteRT", litert)):
+            np.testing.assert_allclose(network(run), logits, atol=1e-3)
             odds = np.exp(whole(run) / checkpoint.header.temperature)
             expected = odds / odds.sum(axis=1, keepdims=True)
             np.testing.assert_allclose(np.concatenate(ours), expected, atol=1e-3)
@@ -210,43 +217,47 @@ def compare_streams(n_threads: int, duration_s: float) -> None:
             }
         samples = measure(contestants, duration_s)
         cost = {key: one * hops_per_s / n_streams for key, one in samples.items()}
-        print_rows(f"{n_threads} | {n_streams}", cost, name)
+        print_rows(f"{model} | {hop_ms:g} | {n_threads} | {n_streams}", cost, name)
 
 
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--yamnet", type=Path, metavar="FILE.tflite", help="YAMNet as published")
+    parser.add_argument("--models", nargs="*", default=["commands", "digits", "environment"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--duration-s", type=float, default=10.0, help="of each comparison")
-    parser.add_argument("--part", choices=("windows", "streams"), help=argparse.SUPPRESS)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # not a process each
     arguments = parser.parse_args()
-    if arguments.part:
+    if arguments.here:
         (n_threads,) = arguments.threads
-        if arguments.part == "windows":
+        for model in arguments.models:
+            compare_streams(model, n_threads, arguments.duration_s)
+        if arguments.yamnet:
             compare_windows(arguments.yamnet, n_threads, arguments.duration_s)
-        else:
-            compare_streams(n_threads, arguments.duration_s)
         return
     print(describe_machine("jax", "onnxruntime", "ai-edge-litert"))
-    cores = sorted(os.sched_getaffinity(0))
-    for part, title in (
-        ("windows", "| threads | batch | YAMNet in | ms a window | 10 .. 90 % | times ours |"),
-        (
-            "streams",
-            "| threads | streams | commands in | ms a stream-second | 10 .. 90 % | ours x |",
-        ),
-    ):
-        if part == "windows" and arguments.yamnet is None:
-            continue
-        print(f"\n{title}\n| ---: | ---: | --- | ---: | ---: | ---: |", flush=True)
+    if arguments.yamnet:
+        print("\n| threads | batch | YAMNet in | ms a window | 10 .. 90 % | times ours |")
+        print("| ---: | ---: | --- | ---: | ---: | ---: |", flush=True)
         for n_threads in arguments.threads:
-            command = [sys.executable, "-m", "benchmarks.peers", "--part", part]
-            command += ["--threads", str(n_threads), "--duration-s", str(arguments.duration_s)]
-            if arguments.yamnet:
-                command += ["--yamnet", str(arguments.yamnet)]
-            bound = ["taskset", "-c", ",".join(map(str, cores[:n_threads]))]
-            subprocess.run([*bound, *command], check=True)
+            _run_bound(
+                n_threads, arguments.duration_s, ["--yamnet", str(arguments.yamnet), "--models"]
+            )
+    for model in arguments.models:
+        print("\n| model | hop ms | threads | streams | in | ms a stream-second |", end="")
+        print(" 10 .. 90 % | ours x |")
+        print("| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |", flush=True)
+        for n_threads in arguments.threads:
+            _run_bound(n_threads, arguments.duration_s, ["--models", model])
+
+
+def _run_bound(n_threads: int, duration_s: float, what: list[str]) -> None:
+    """Compare in a process of its own that is bound to as many cores as it has threads."""
+    cores = sorted(os.sched_getaffinity(0))[:n_threads]
+    command = [sys.executable, "-m", "benchmarks.peers", "--here", "--threads", str(n_threads)]
+    command += ["--duration-s", str(duration_s), *what]
+    subprocess.run(["taskset", "-c", ",".join(map(str, cores)), *command], check=True)
 
 
 if __name__ == "__main__":

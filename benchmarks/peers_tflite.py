@@ -3,6 +3,7 @@
 The layout is ours, ``[batch, frames, mels, channels]``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flatbuffers
@@ -11,12 +12,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from benchmarks.peers_graph import Activation, Graph
 from streamcls.models import Classifier
-from streamcls.models.compose import Chain, Residual
 from streamcls.models.conv import Conv
-from streamcls.models.layers import Dropout, Layer, MelMean, MelNorm, MelsToChannels
-from streamcls.models.mobilenet_v1 import OneChannel
-from streamcls.models.norms import Affine
 
 _ACTIVATIONS = {
     None: schema.ActivationFunctionType.NONE,
@@ -27,21 +25,14 @@ _ACTIVATIONS = {
 
 def to_tflite(model: Classifier, batch: int, n_mels: int) -> bytes:
     """Return a folded classifier as a file: ``mel [batch, frames, n_mels]`` to logits."""
-    graph = _Graph()
+    graph = _LiteGraph()
     mel = graph.add_tensor("mel", (batch, model.window_frames, n_mels))
-    value = graph.add_layer(model.trunk, mel)
-    value = graph.add_mean(value, (1, 2), keep=False)
-    dense = model.head.dense
-    assert dense.bias is not None
-    weights = [np.asarray(dense.kernel[...]).T, np.asarray(dense.bias[...])]
-    logits = graph.add(
-        "FULLY_CONNECTED", [value, *map(graph.constant, weights)], "FullyConnectedOptions"
-    )
+    logits = graph.add_classifier(model, mel)
     graph.infer_shapes(mel, logits)
     return graph.pack(mel, logits)
 
 
-class _Graph:
+class _LiteGraph(Graph[int]):
     """Tensors and operators under construction; values are known by their index."""
 
     def __init__(self) -> None:
@@ -64,9 +55,9 @@ class _Graph:
         self._tensors.append(tensor)
         return len(self._tensors) - 1
 
-    def constant(self, value: np.ndarray) -> int:
-        value = np.ascontiguousarray(value)
-        return self.add_tensor(f"constant{len(self._tensors)}", value.shape, value)
+    def constant(self, array: Any) -> int:
+        array = np.ascontiguousarray(array)
+        return self.add_tensor(f"constant{len(self._tensors)}", array.shape, array)
 
     def integers(self, *values: int) -> int:
         return self.constant(np.array(values, np.int32))
@@ -86,56 +77,15 @@ class _Graph:
         self._operators.append(operator)
         return operator.outputs[0]
 
-    def add_mean(self, value: int, axes: tuple[int, ...], keep: bool) -> int:
-        return self.add("MEAN", [value, self.integers(*axes)], "ReducerOptions", keepDims=keep)
-
-    def add_layer(self, layer: Layer, value: int) -> int:
-        match layer:
-            case Chain():
-                for one in layer.layers:
-                    value = self.add_layer(one, value)
-                return value
-            case Residual():
-                reach = layer.geometry.receptive_frames
-                outputs = []
-                for path in layer.paths:
-                    crop = reach - path.geometry.receptive_frames if layer.time_valid else 0
-                    outputs.append(self.add_layer(path, self._crop(value, crop)))
-                activation = _ACTIVATIONS[layer.activation]
-                return self.add("ADD", outputs, "AddOptions", fusedActivationFunction=activation)
-            case Conv():
-                return self._convolve(layer, value)
-            case MelNorm():
-                norm = layer.norm
-                assert isinstance(norm, Affine), "fold the model first"
-                scale, shift = (
-                    self.constant(np.asarray(one[...])) for one in (norm.scale, norm.shift)
-                )
-                value = self.add("MUL", [value, scale], "MulOptions")
-                value = self.add("ADD", [value, shift], "AddOptions")
-                return self.add("EXPAND_DIMS", [value, self.integers(3)], "ExpandDimsOptions")
-            case OneChannel():
-                return self.add("EXPAND_DIMS", [value, self.integers(3)], "ExpandDimsOptions")
-            case MelsToChannels():
-                order = self.integers(0, 1, 3, 2)  # of one channel
-                return self.add("TRANSPOSE", [value, order], "TransposeOptions")
-            case MelMean():
-                return self.add_mean(value, (2,), keep=True)
-            case Dropout():
-                return value
-        raise TypeError(f"no TensorFlow Lite for {type(layer).__name__}")
-
-    def _crop(self, value: int, n_frames: int) -> int:
-        if n_frames == 0:
-            return value
+    def crop(self, value: int, n_frames: int) -> int:
         limits = [self.integers(0, n_frames, 0, 0), self.integers(-1, -1, -1, -1)]
         return self.add("SLICE", [value, *limits], "SliceOptions")
 
-    def _convolve(self, layer: Conv, value: int) -> int:
-        kernel = np.asarray(layer.kernel[...])
-        assert layer.bias is not None
-        assert layer.dilation_frames == 1
-        kernel = kernel[None] if layer.depthwise else kernel.transpose(3, 0, 1, 2)
+    def sum(self, values: Sequence[int], activation: Activation) -> int:
+        fused = _ACTIVATIONS[activation]
+        return self.add("ADD", list(values), "AddOptions", fusedActivationFunction=fused)
+
+    def convolve(self, layer: Conv, value: int, kernel: np.ndarray, bias: np.ndarray) -> int:
         same = layer.time_padding == "same"
         settings = {
             "padding": schema.Padding.SAME if same else schema.Padding.VALID,
@@ -143,11 +93,32 @@ class _Graph:
             "strideW": layer.strides[1],
             "fusedActivationFunction": _ACTIVATIONS[layer.activation],
         }
-        inputs = [value, self.constant(kernel), self.constant(np.asarray(layer.bias[...]))]
+        kernel = kernel[None] if layer.depthwise else kernel.transpose(3, 0, 1, 2)
+        inputs = [value, self.constant(kernel), self.constant(bias)]
         if layer.depthwise:
             settings["depthMultiplier"] = 1
             return self.add("DEPTHWISE_CONV_2D", inputs, "DepthwiseConv2DOptions", **settings)
         return self.add("CONV_2D", inputs, "Conv2DOptions", **settings)
+
+    def scale(self, value: int, scale: np.ndarray, shift: np.ndarray) -> int:
+        scaled = self.add("MUL", [value, self.constant(scale)], "MulOptions")
+        return self.add("ADD", [scaled, self.constant(shift)], "AddOptions")
+
+    def add_channel(self, value: int) -> int:
+        return self.add("EXPAND_DIMS", [value, self.integers(3)], "ExpandDimsOptions")
+
+    def mels_to_channels(self, value: int) -> int:
+        return self.add("TRANSPOSE", [value, self.integers(0, 1, 3, 2)], "TransposeOptions")
+
+    def mean_mels(self, value: int) -> int:
+        return self.add("MEAN", [value, self.integers(2)], "ReducerOptions", keepDims=True)
+
+    def mean_all(self, value: int) -> int:
+        return self.add("MEAN", [value, self.integers(1, 2)], "ReducerOptions", keepDims=False)
+
+    def dense(self, value: int, kernel: np.ndarray, bias: np.ndarray) -> int:
+        inputs = [value, self.constant(kernel.T), self.constant(bias)]
+        return self.add("FULLY_CONNECTED", inputs, "FullyConnectedOptions")
 
     def infer_shapes(self, entry: int, exit_: int) -> None:
         """Let LiteRT find the shapes of all values: its fast kernels want them in the file."""
