@@ -8,8 +8,8 @@ front end computes for it?
     python -m benchmarks.peers --yamnet ../shared/weights/yamnet/coral_yamnet_spectra_in.tflite
 
 Needs ``uv sync --group bench``. All contestants run in one process, in random order, many rounds;
-a process for each model and number of threads, bound to that many cores. Processor time (all threads
-of the process) is counted, because other work on the machine does not lengthen it.
+a process for each model and number of threads, bound to that many cores. The processor time of all
+threads of the process is counted, because other work on the machine does not lengthen it.
 """
 
 import argparse
