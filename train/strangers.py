@@ -7,6 +7,8 @@ one of them. Real recordings of the place teach it more, but nobody has to bring
 import numpy as np
 from numpy.typing import NDArray
 
+from train.augment.colour import tint
+
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 2_000.0
 """Of the pitch of tones, from a truck to a whistle."""
 
@@ -20,7 +22,7 @@ def make_strangers(
     sounds /= np.sqrt(np.mean(np.square(sounds), axis=1, keepdims=True)) + 1e-9
     share = rng.uniform(0.0, 1.0, (n, 1)) * (rng.random((n, 1)) < 0.3)
     mixed = sounds + share * sounds[rng.permutation(n)]
-    mixed += _colour(rng.standard_normal((n, samples)), rng.uniform(0, 2, (n, 1))) * 10 ** (
+    mixed += _colour(rng.standard_normal((n, samples)), rng.uniform(0, 2, n)) * 10 ** (
         rng.uniform(-50, -10, (n, 1)) / 20
     )
     peak = np.abs(mixed).max(axis=1, keepdims=True)
@@ -28,10 +30,8 @@ def make_strangers(
 
 
 def _colour(noise: NDArray[np.float64], exponent: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give white noise ``[n, samples]`` a power that falls with ``1/f**exponent``."""
-    spectrum = np.fft.rfft(noise)
-    bins = np.maximum(np.arange(spectrum.shape[1]), noise.shape[1] / 400)
-    coloured = np.fft.irfft(spectrum * bins ** (-exponent / 2), n=noise.shape[1])
+    """Give white noise ``[n, samples]`` unit power that falls with ``1/f**exponent``."""
+    coloured = tint(noise, exponent)
     return coloured / (np.sqrt(np.mean(np.square(coloured), axis=1, keepdims=True)) + 1e-9)
 
 
@@ -110,7 +110,7 @@ def _make_voice(samples: int, rate_hz: int, rng: np.random.Generator) -> NDArray
 
 def _make_bursts(samples: int, rate_hz: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Steps, knocks, rustling, sneezes: coloured noise that begins and decays."""
-    noise = _colour(rng.standard_normal((1, samples)), rng.uniform(-0.5, 2, (1, 1)))[0]
+    noise = _colour(rng.standard_normal((1, samples)), rng.uniform(-0.5, 2, 1))[0]
     if rng.random() < 0.7:
         centres = np.exp(rng.uniform(np.log(100), np.log(0.45 * rate_hz), rng.integers(1, 4)))
         noise = _resonate(noise, centres, rate_hz, 10 ** rng.uniform(-2, 0))
@@ -121,7 +121,7 @@ def _make_hum(samples: int, rate_hz: int, rng: np.random.Generator) -> NDArray[n
     """Engines, fans, water: a steady tone and steady noise, perhaps beating."""
     drift = 2 ** _draw_contour(samples, 3, -0.05, 0.05, rng)
     tone = _make_tone(_draw_pitch(rng, 500.0) * drift, rate_hz, rng.uniform(0.3, 2), rng)
-    noise = _colour(rng.standard_normal((1, samples)), rng.uniform(0, 2, (1, 1)))[0]
+    noise = _colour(rng.standard_normal((1, samples)), rng.uniform(0, 2, 1))[0]
     share = rng.random()
     beat_hz = 10 ** rng.uniform(-0.3, 1.6)
     beat = 1 + rng.random() * np.sin(2 * np.pi * beat_hz * np.arange(samples) / rate_hz)

@@ -1,7 +1,13 @@
 """Noise of a given colour, and the power of sounds."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = TypeVar("Floats", jax.Array, NDArray[np.float64])
 
 TINY = 1e-12
 """Added to a power that is divided by."""
@@ -26,9 +32,19 @@ def coloured_noise(key: jax.Array, exponent: jax.Array, samples: int) -> jax.Arr
     Returns:
         ``[batch, samples]`` float32.
     """
-    white = jax.random.normal(key, (exponent.shape[0], samples))
-    spectrum = jnp.fft.rfft(white)
-    # Flat in the lowest 1/200 of the band: an unbounded rise would put all power into rumble.
-    bins = jnp.maximum(jnp.arange(spectrum.shape[1], dtype=jnp.float32), samples / 400)
-    noise = jnp.fft.irfft(spectrum * bins[None] ** (-exponent[:, None] / 2), n=samples)
+    noise = tint(jax.random.normal(key, (exponent.shape[0], samples)), exponent)
     return noise * jax.lax.rsqrt(mean_power(noise) + TINY)
+
+
+def tint(white: Floats, exponent: Floats) -> Floats:
+    """Give white noise a power proportional to ``1/f**exponent``, of any level.
+
+    Args:
+        white: ``[batch, samples]``, of JAX or of NumPy.
+        exponent: ``[batch]``, of the same.
+    """
+    xp, samples = white.__array_namespace__(), white.shape[1]
+    spectrum = xp.fft.rfft(white)
+    # Flat in the lowest 1/200 of the band: an unbounded rise would put all power into rumble.
+    bins = xp.maximum(xp.arange(spectrum.shape[1], dtype=white.dtype), samples / 400)
+    return xp.fft.irfft(spectrum * bins[None] ** (-exponent[:, None] / 2), n=samples)
