@@ -109,9 +109,10 @@ def _fit(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from streamcls.checkpoint import find_checkpoint, load_checkpoint
     from train.data import Source, load_clips
-    from train.evaluate import evaluate, save_scores
+    from train.evaluate import evaluate
     from train.report import write_report
     from train.runs import SCORES_FILE, evaluate_run
+    from train.scores import save_scores
 
     target = Path(args.model)
     if target.is_dir() and args.clips is None:
@@ -144,9 +145,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _evaluate_stream(args: argparse.Namespace) -> None:
     from streamcls.checkpoint import find_checkpoint, load_checkpoint
     from train.data import Source, load_clips
-    from train.evaluate import read_scores
     from train.export import export
     from train.runs import MODEL_FILE, held_out_clips, load_distractors
+    from train.scores import Scores, read_scores
     from train.stream.evaluation import STREAM_FILE, evaluate_stream, save_stream_scores
     from train.stream.report import write_stream_report
     from train.stream.scenes import sort_clips
@@ -158,7 +159,7 @@ def _evaluate_stream(args: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if args.scores:
         # The temperature decides what a threshold means, so it is set before any is chosen.
-        export(target, out / "calibrated.safetensors", read_scores(args.scores))
+        export(target, out / "calibrated.safetensors", read_scores(args.scores, Scores))
         path = out / "calibrated.safetensors"
     if args.clips is not None:
         source = Source(args.clips.name, str(args.clips.resolve()))
@@ -207,9 +208,9 @@ def _evaluate_stream(args: argparse.Namespace) -> None:
 
 
 def _cross_validate(args: argparse.Namespace) -> None:
-    from train.evaluate import pool, read_scores, save_scores
     from train.report import write_report
     from train.runs import SCORES_FILE, evaluate_run, is_finished, train_run
+    from train.scores import Scores, pool, read_scores, save_scores
     from train.split import N_HASH_FOLDS, fold_names
 
     whole = _plan(args)
@@ -225,7 +226,7 @@ def _cross_validate(args: argparse.Namespace) -> None:
         if not is_finished(run):
             train_run(_plan(args, fold), run, workspace, _say, clips)
             evaluate_run(run, workspace, clips)
-        scores.append(read_scores(run / SCORES_FILE))
+        scores.append(read_scores(run / SCORES_FILE, Scores))
         _say(f"fold {fold}: clean {scores[-1].accuracy:.1%}, 10 dB {scores[-1].at(10):.1%}")
     what = f"leave one of {recipe.leave_one_out} out" if recipe.leave_one_out else "held-out groups"
     mean = pool(scores, f"{recipe.name}: {what}, mean of {len(scores)} folds")
@@ -297,15 +298,15 @@ def _distill(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from train.evaluate import read_scores
     from train.export import export
-    from train.stream.evaluation import read_stream_scores
+    from train.scores import Scores, read_scores
+    from train.stream.evaluation import StreamScores
 
     export(
         args.run_folder,
         args.out,
-        read_scores(args.scores) if args.scores else None,
-        read_stream_scores(args.stream) if args.stream else None,
+        read_scores(args.scores, Scores) if args.scores else None,
+        read_scores(args.stream, StreamScores) if args.stream else None,
     )
     _say(f"wrote {args.out}")
 

@@ -13,8 +13,8 @@ import msgspec
 
 from streamcls.checkpoint import Header, describe_window, load_checkpoint, save_checkpoint
 from train.errors import RunError
-from train.evaluate import Scores
 from train.recipes import Recipe
+from train.scores import Scores
 from train.state import Network
 from train.stream.evaluation import StreamScores
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.evaluate import SNRS_DB, Scores
+from train.scores import SNRS_DB, Scores
 
 _SHOWN_CONFUSIONS = 8
 _SHOWN_GROUPS = 12

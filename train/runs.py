@@ -17,13 +17,14 @@ from streamcls.atomic import write_whole
 from streamcls.checkpoint import load_checkpoint
 from train.data import Clips, Source, load_clips
 from train.errors import DataError, RunError
-from train.evaluate import Scores, evaluate, save_scores
+from train.evaluate import evaluate
 from train.export import MODEL_FILE, write_model
 from train.folder import SILENCE_FOLDER, make_silence, recipe_for_folder
 from train.loop import SAVE_EVERY, fit
 from train.parallel import leader_first, leads
 from train.recipes import Recipe, apply_overrides, load_recipe
 from train.report import write_report
+from train.scores import Scores, save_scores
 from train.split import (
     Split,
     count_shared_groups,

@@ -13,9 +13,9 @@ from streamcls.checkpoint import load_checkpoint
 from streamcls.features import log_mel
 from train.__main__ import main
 from train.data import Clips, ManifestRow, centre_in_windows
-from train.evaluate import read_scores
 from train.folder import SILENCE_FOLDER
 from train.recipes import Recipe, load_recipe
+from train.scores import Scores, read_scores
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_fit_evaluate_export(chirps: Path, clips: Clips, tmp_path: Path) -> None
     run = tmp_path / "run"
     assert main(["fit", "chirps", "--hold-out", "speaker1", "--out", str(run), *places]) == 0
     assert main(["evaluate", str(run), *places]) == 0
-    scores = read_scores(run / "scores.json")
+    scores = read_scores(run / "scores.json", Scores)
     assert scores.groups == ["chirps/speaker1"]
     assert np.sum(scores.confusion) == 12
     assert "--hold-out speaker1" in (run / "report.md").read_text()
@@ -62,7 +62,7 @@ def test_fit_evaluate_export(chirps: Path, clips: Clips, tmp_path: Path) -> None
         str(tmp_path / "e"),
     ]
     assert main([*command, *places]) == 0
-    assert np.sum(read_scores(tmp_path / "e" / "scores.json").confusion) == 48
+    assert np.sum(read_scores(tmp_path / "e" / "scores.json", Scores).confusion) == 48
 
 
 def test_cross_validation_measures_each_speaker(chirps: Path, tmp_path: Path) -> None:
@@ -70,10 +70,10 @@ def test_cross_validation_measures_each_speaker(chirps: Path, tmp_path: Path) ->
     out = tmp_path / "cv"
     command = ["cross-validate", "chirps", "--folds", "1", "3", "--out", str(out)]
     assert main([*command, *places]) == 0
-    mean = read_scores(out / "scores.json")
+    mean = read_scores(out / "scores.json", Scores)
     assert mean.groups == ["chirps/speaker1", "chirps/speaker3"]
     assert np.sum(mean.confusion) == 24
-    singles = [read_scores(out / f"fold-{i}" / "scores.json").accuracy for i in (1, 3)]
+    singles = [read_scores(out / f"fold-{i}" / "scores.json", Scores).accuracy for i in (1, 3)]
     assert mean.accuracy == pytest.approx(np.mean(singles))
     # Finished folds are not trained again.
     before = (out / "fold-1" / "log.jsonl").read_text()

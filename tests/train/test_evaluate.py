@@ -8,19 +8,9 @@ import pytest
 
 from train.data import Clips
 from train.errors import DataError
-from train.evaluate import (
-    NOISES,
-    SNRS_DB,
-    Scores,
-    clip_power,
-    count_confusions,
-    fit_temperature,
-    make_noise,
-    pool,
-    read_scores,
-    save_scores,
-)
+from train.evaluate import clip_power, count_confusions, fit_temperature, make_noise
 from train.report import write_report
+from train.scores import NOISES, SNRS_DB, Scores, pool, read_scores, save_scores
 
 
 def scores_of(confusion: list[list[int]], name: str = "hand made") -> Scores:
@@ -86,9 +76,9 @@ def test_pool_adds_confusions_and_averages_rates(tmp_path: Path) -> None:
 
 def test_scores_survive_the_file(tmp_path: Path) -> None:
     save_scores(scores_of(HAND), tmp_path / "scores.json")
-    assert read_scores(tmp_path / "scores.json") == scores_of(HAND)
+    assert read_scores(tmp_path / "scores.json", Scores) == scores_of(HAND)
     with pytest.raises(DataError, match="cannot read scores"):
-        read_scores(tmp_path / "absent.json")
+        read_scores(tmp_path / "absent.json", Scores)
 
 
 @pytest.mark.parametrize("kind", NOISES)

@@ -12,9 +12,9 @@ from streamcls.checkpoint import load_checkpoint
 from tests.train.conftest import RATE_HZ, chirp
 from train.__main__ import main
 from train.errors import DataError
-from train.evaluate import read_scores
 from train.folder import SILENCE_FOLDER, make_silence, recipe_for_folder
 from train.runs import Plan, Workspace, choose_split, read_plan
+from train.scores import Scores, read_scores
 
 SMALL = [
     "--set", "epochs=1", "--set", "steps_per_epoch=2", "--set", "batch_size=4", "--set", "views=1",
@@ -104,7 +104,7 @@ def test_folder_to_checkpoint_with_several_labels(
     assert f"next: python -m train evaluate {run}" in capsys.readouterr().out
     assert read_plan(run).describe().startswith(f"python -m train fit --data {folder} --set")
     assert main(["evaluate", str(run), *work]) == 0
-    scores = read_scores(run / "scores.json")
+    scores = read_scores(run / "scores.json", Scores)
     assert scores.task == "multi-label"
     assert scores.groups == ["tones/speaker1"]
     assert scores.tallies["tone"][0] == 2

@@ -14,10 +14,10 @@ import train.transfer
 from streamcls.checkpoint import load_checkpoint
 from train.__main__ import main
 from train.errors import RunError
-from train.evaluate import read_scores
 from train.export import write_model
 from train.recipes import Recipe
 from train.runs import Plan, read_plan
+from train.scores import Scores, read_scores
 from train.state import take_apart
 from train.transfer import read_origin, take_over
 
@@ -80,7 +80,7 @@ def test_frozen_trunk_stays_to_the_bit(chirps: list[str], origin: Path, tmp_path
     assert "--from" in header.training["command"]
     # The run knows where it came from: it is measured and resumed without saying it again.
     assert main(["evaluate", str(run), *chirps]) == 0
-    assert read_scores(run / "scores.json").groups == ["chirps/speaker1"]
+    assert read_scores(run / "scores.json", Scores).groups == ["chirps/speaker1"]
 
 
 def test_fine_tuning_moves_the_trunk_a_little(

@@ -15,7 +15,6 @@ import numpy as np
 from streamcls.atomic import write_whole
 from streamcls.header import Header, read_header
 from streamcls.postprocess.settings import EventSettings
-from train.errors import DataError
 from train.stream.hearing import Detection, Heard, Hearing, detect
 from train.stream.psds import PsdsSettings, measure_point, psds
 from train.stream.scenes import Material, SceneSettings, Sound, make_scenes, write_scene
@@ -357,15 +356,3 @@ def _example(
 def save_stream_scores(scores: StreamScores, path: Path) -> None:
     """Write the scores as JSON."""
     write_whole(path, msgspec.json.encode(scores) + b"\n")
-
-
-def read_stream_scores(path: Path) -> StreamScores:
-    """Read scores written by `save_stream_scores`.
-
-    Raises:
-        DataError: If the file is missing or is no such file.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=StreamScores)
-    except (OSError, msgspec.DecodeError) as error:
-        raise DataError(f"cannot read stream scores from {path}: {error}") from error
