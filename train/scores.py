@@ -52,8 +52,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     """Noise kind -> SNR in dB -> the same in noise."""
     passing: dict[str, float] = {}
     """What is heard -> accuracy where clips pass through a stream (see `train.passing`): clean, and
-    each kind of noise at 10 dB. Empty for networks that hear windows only, for clips longer than a
-    window and for several labels."""
+    each kind of noise at 10 dB. Empty for networks that hear windows only, for clips that most
+    often need several windows and for several labels."""
     others: dict[str, float]
     """Recall of each class among the clips of sources that are not scored."""
     false_words: float | None

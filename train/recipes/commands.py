@@ -61,8 +61,7 @@ def recipe() -> Recipe:
         class_weight={"unknown": 2.0, "silence": 0.8},
         noise_labels=("silence",),
         front_end=FrontEnd(),
-        architecture="tc_resnet_8",
-        model={"width": 3.0},
+        architecture="cnn_tc_resnet_1",
         augment=Augment(
             speed_range=0.12,
             background_probability=0.0,
@@ -72,7 +71,7 @@ def recipe() -> Recipe:
             snr_min_db=0.0,
             snr_max_db=35.0,
         ),
-        epochs=50,
+        epochs=40,
         # 190 speakers say every word here: what the digits borrow is not needed.
         word_weight=0.0,
         licence=(
