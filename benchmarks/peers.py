@@ -28,6 +28,8 @@ import numpy as np
 from benchmarks.machine import describe_machine
 
 HOP_MS = 80
+PEER_TILE = 8
+"""Windows that a peer takes at once, a thread; with many more they fall out of the cache."""
 Contestants = dict[str, Callable[[], Any]]
 Runtime = Callable[[np.ndarray], np.ndarray]
 """``[n, frames, mels]`` float32 log-mel frames to ``[n, classes]``: logits, or scores."""
@@ -176,35 +178,46 @@ def compare_streams(model: str, n_threads: int, duration_s: float) -> None:
         newest, heard = audio[:, -hop:].copy(), audio[:, -window:].copy()
         tiles = [slice(i, min(i + tile, n_streams)) for i in range(0, n_streams, tile)]
         slots, fresh = np.arange(n_streams, dtype=np.int32), np.zeros(n_streams, bool)
-        all_frames = compile_function(lambda x: log_mel(x, front_end), heard)
-        history = np.asarray(initial_history(n_streams, front_end))
-        new_frames = compile_function(lambda x, h: stream_log_mel(x, h, front_end), newest, history)
-        mel = np.asarray(all_frames(heard)).copy()
+        peer_tile = min(PEER_TILE * n_threads, n_streams)
+        peer_tiles = [slice(i, i + peer_tile) for i in range(0, n_streams, peer_tile)]
+        all_frames = compile_function(lambda x: log_mel(x, front_end), heard[:peer_tile])
+        history = np.asarray(initial_history(peer_tile, front_end))
+        new_frames = compile_function(
+            lambda x, h: stream_log_mel(x, h, front_end), newest[:peer_tile], history
+        )
+        mel = [np.asarray(all_frames(heard[tile])) for tile in peer_tiles]
 
         def step(audio: np.ndarray, tiles=tiles, slots=slots, fresh=fresh) -> list[np.ndarray]:
             return [executor.step(audio[i], slots[i], fresh[i]).probabilities for i in tiles]
 
-        def whole(run: Runtime, heard=heard, all_frames=all_frames) -> np.ndarray:
-            return run(np.asarray(all_frames(heard)))
+        def whole(run: Runtime, heard=heard, all_frames=all_frames, tiles=peer_tiles) -> np.ndarray:
+            return np.concatenate([run(np.asarray(all_frames(heard[tile]))) for tile in tiles])
 
         def kept(
-            run: Runtime, newest=newest, history=history, new_frames=new_frames, mel=mel
+            run: Runtime,
+            newest=newest,
+            history=history,
+            new_frames=new_frames,
+            mel=mel,
+            tiles=peer_tiles,
         ) -> np.ndarray:
-            new = np.asarray(new_frames(newest, history)[0])
-            mel[:, : -new.shape[1]] = mel[:, new.shape[1] :]
-            mel[:, -new.shape[1] :] = new
-            return run(mel)
+            logits = []
+            for index, tile in enumerate(tiles):
+                new = np.asarray(new_frames(newest[tile], history)[0])
+                mel[index] = np.concatenate([mel[index][:, new.shape[1] :], new], axis=1)
+                logits.append(run(mel[index]))
+            return np.concatenate(logits)
 
         def network(run: Runtime, mel=mel) -> np.ndarray:
-            return run(mel)
+            return np.concatenate([run(frames) for frames in mel])
 
         ours: list[np.ndarray] = []
         for index in range(n_hops):  # as many as a window; what was before is behind it
             ours = step(audio[:, index * hop : (index + 1) * hop])
-        logits = np.asarray(checkpoint.model(jax.numpy.asarray(mel)))
+        logits = np.asarray(checkpoint.model(jax.numpy.concatenate(mel)))
         name = "streamcls, step by step"
         contestants: Contestants = {name: lambda step=step, newest=newest: step(newest)}
-        litert = open_litert(to_tflite(checkpoint.model, n_streams, n_mels), n_threads)
+        litert = open_litert(to_tflite(checkpoint.model, peer_tile, n_mels), n_threads)
         for peer, run in (("ONNX Runtime", onnx), ("LiteRT", litert)):
             np.testing.assert_allclose(network(run), logits, atol=1e-3)
             odds = np.exp(whole(run) / checkpoint.header.temperature)
