@@ -11,7 +11,7 @@ import train.recipes
 import train.runs
 from streamcls.checkpoint import load_checkpoint
 from streamcls.features import log_mel
-from train.__main__ import main
+from train.cli import main
 from train.data import Clips, ManifestRow, centre_in_windows
 from train.folder import SILENCE_FOLDER
 from train.recipes import Recipe, load_recipe

@@ -9,7 +9,7 @@ import soundfile as sf
 
 from streamcls.checkpoint import load_checkpoint
 from tests.train.conftest import RATE_HZ, chirp
-from train.__main__ import main
+from train.cli import main
 from train.distill import ask, load_unlabelled
 from train.transfer import read_origin
 

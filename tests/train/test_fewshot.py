@@ -11,7 +11,7 @@ import soundfile as sf
 import streamcls
 from streamcls.checkpoint import find_checkpoint, load_checkpoint
 from tests.conftest import SHARED_DATA
-from train.__main__ import main
+from train.cli import main
 from train.data import Clips, read_manifest, write_manifest
 from train.embedding import Embedded, cut_audible
 from train.errors import DataError

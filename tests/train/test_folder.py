@@ -10,7 +10,7 @@ import soundfile as sf
 
 from streamcls.checkpoint import load_checkpoint
 from tests.train.conftest import RATE_HZ, chirp
-from train.__main__ import main
+from train.cli import main
 from train.errors import DataError
 from train.folder import SILENCE_FOLDER, make_silence, recipe_for_folder
 from train.runs import Plan, Workspace, choose_split, read_plan

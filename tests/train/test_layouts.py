@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 
 from tests.train.layouts import TREES, real_clips, write_manifest, write_tree
-from train.__main__ import main
+from train.cli import main
 from train.data import Source, load_clips, read_manifest
 from train.data.check import CheckResult, check_folder
 from train.data.layouts import read_folder

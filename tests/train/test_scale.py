@@ -21,7 +21,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 
 from tests.train.conftest import write_tree
 from tests.train.test_loop import leaves, nothing, run_folder
-from train.__main__ import main
+from train.cli import main
 from train.data import Clips
 from train.errors import RunError
 from train.loop import fit

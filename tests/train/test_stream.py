@@ -13,7 +13,7 @@ from streamcls.checkpoint import find_checkpoint, load_checkpoint, save_checkpoi
 from streamcls.header import read_header
 from streamcls.postprocess.settings import EventSettings
 from streamcls.types import EventState
-from train.__main__ import main
+from train.cli import main
 from train.data import Clips
 from train.errors import DataError
 from train.recipes.digits import DIGITS

@@ -12,7 +12,7 @@ import train.recipes
 import train.runs
 import train.transfer
 from streamcls.checkpoint import load_checkpoint
-from train.__main__ import main
+from train.cli import main
 from train.errors import RunError
 from train.export import write_model
 from train.recipes import Recipe
