@@ -64,7 +64,7 @@ def main() -> None:
         model = load_checkpoint(Path(folder) / "yamnet.safetensors").model
     graph, weights = nnx.split(model)
     evaluate = jax.jit(lambda w, x: jax.nn.sigmoid(nnx.merge(graph, w)(x)))
-    litert = open_litert(arguments.file, 1)
+    litert = open_litert(arguments.file.read_bytes(), 1)
     truth, ours, theirs, n_windows = [], [], [], 0
     apart = []
     for label, samples in read_clips(arguments.data):
