@@ -1,4 +1,4 @@
-"""Flags that override configuration keys; shared by `run`, `demo` and `config`."""
+"""Flags that several commands share: most override configuration keys (`run`, `demo`, `config`)."""
 
 import argparse
 from pathlib import Path
@@ -91,6 +91,17 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         "--control", metavar="URL", help="answer requests here (default tcp://127.0.0.1:5571)"
     )
     inference.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+
+
+def add_log_level(parser: argparse.ArgumentParser) -> None:
+    """Add ``--log-level`` to a command without a configuration."""
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        metavar="LEVEL",
+        help="debug, info, warning or error",
+    )
 
 
 def read_overrides(arguments: argparse.Namespace) -> dict[str, object]:

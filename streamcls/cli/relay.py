@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from streamcls.cli.flags import add_log_level
 from streamcls.cli.manual import Page, add_command
 from streamcls.errors import ConfigError
 
@@ -60,13 +61,7 @@ def add_parser(commands: Any) -> None:
     security.add_argument(
         "--insecure", action="store_true", help="allow a front beyond this machine without keys"
     )
-    parser.add_argument(
-        "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        default="info",
-        metavar="LEVEL",
-        help="debug, info, warning or error",
-    )
+    add_log_level(parser)
     parser.set_defaults(command=_relay)
 
 

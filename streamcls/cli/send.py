@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from streamcls.cli.flags import add_log_level
 from streamcls.cli.manual import Page, add_command
 from streamcls.config.schema import DEFAULT_STREAM, STREAM_NAME_PATTERN
 from streamcls.errors import ConfigError
@@ -105,13 +106,7 @@ def add_parser(commands: Any) -> None:
     )
     network.add_argument("--client-key", type=Path, metavar="FILE", help="our private key")
     network.add_argument("--server-key", type=Path, metavar="FILE", help="the daemon's public key")
-    parser.add_argument(
-        "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        default="info",
-        metavar="LEVEL",
-        help="debug, info, warning or error",
-    )
+    add_log_level(parser)
     parser.set_defaults(command=_send)
 
 
