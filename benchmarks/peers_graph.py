@@ -25,6 +25,8 @@ Activation = Callable[[jax.Array], jax.Array] | None
 class Graph(ABC, Generic[Value]):
     """A graph under construction; how it knows its values is its own business."""
 
+    _frame_size = 0  # numbers in a frame of the newest image
+
     def add_classifier(self, model: Classifier, mel: Value) -> Value:
         """Add a folded classifier with a mean over time as its head; return its logits."""
         dense = model.head.dense
@@ -51,16 +53,18 @@ class Graph(ABC, Generic[Value]):
                 assert layer.bias is not None, "fold the model first"
                 assert layer.dilation_frames == 1
                 kernel, bias = np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])
+                self._frame_size = layer.n_mels_out * len(bias)
                 return self.convolve(layer, value, kernel, bias)
             case MelNorm():
                 norm = layer.norm
                 assert isinstance(norm, Affine), "fold the model first"
                 scale, shift = np.asarray(norm.scale[...]), np.asarray(norm.shift[...])
+                self._frame_size = len(scale)
                 return self.add_channel(self.scale(value, scale, shift))
             case OneChannel():
                 return self.add_channel(value)
             case MelsToChannels():
-                return self.mels_to_channels(value)
+                return self.mels_to_channels(value, self._frame_size)
             case MelMean():
                 return self.mean_mels(value)
             case Dropout():
@@ -88,8 +92,8 @@ class Graph(ABC, Generic[Value]):
         """Make an image of one channel of ``[batch, frames, mels]``."""
 
     @abstractmethod
-    def mels_to_channels(self, value: Value) -> Value:
-        """Make the mels of an image of one channel its channels."""
+    def mels_to_channels(self, value: Value, width: int) -> Value:
+        """Make all numbers of a frame, so many, its channels, those of a mel side by side."""
 
     @abstractmethod
     def mean_mels(self, value: Value) -> Value:

@@ -65,6 +65,10 @@ class _OnnxGraph(Graph[str]):
     def convolve(self, layer: Conv, value: str, kernel: np.ndarray, bias: np.ndarray) -> str:
         order = (2, 0, 1) if layer.depthwise else (3, 2, 0, 1)
         kernel = kernel.transpose(order)
+        before, after = layer.mel_pad
+        padding: dict[str, Any] = {"pads": [0, before, 0, after]}
+        if layer.time_padding == "same":
+            padding = {"auto_pad": "SAME_UPPER"}
         value = self.add(
             "Conv",
             [
@@ -74,7 +78,7 @@ class _OnnxGraph(Graph[str]):
             ],
             strides=list(layer.strides),
             kernel_shape=list(layer.kernel_size),
-            auto_pad="SAME_UPPER" if layer.time_padding == "same" else "VALID",
+            **padding,
             group=layer.in_channels if layer.depthwise else 1,
         )
         return self._activate(layer.activation, value)
@@ -86,8 +90,10 @@ class _OnnxGraph(Graph[str]):
     def add_channel(self, value: str) -> str:
         return self.add("Unsqueeze", [value, self.constant([1])])
 
-    def mels_to_channels(self, value: str) -> str:
-        return self.add("Transpose", [value], perm=[0, 3, 2, 1])
+    def mels_to_channels(self, value: str, width: int) -> str:
+        value = self.add("Transpose", [value], perm=[0, 2, 3, 1])
+        value = self.add("Reshape", [value, self.constant([0, 0, 1, width])])
+        return self.add("Transpose", [value], perm=[0, 3, 1, 2])
 
     def mean_mels(self, value: str) -> str:
         return self.add("ReduceMean", [value, self.constant([3])], keepdims=1)

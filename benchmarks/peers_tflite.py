@@ -25,7 +25,7 @@ _ACTIVATIONS = {
 
 def to_tflite(model: Classifier, batch: int, n_mels: int) -> bytes:
     """Return a folded classifier as a file: ``mel [batch, frames, n_mels]`` to logits."""
-    graph = _LiteGraph()
+    graph = _LiteGraph(batch)
     mel = graph.add_tensor("mel", (batch, model.window_frames, n_mels))
     logits = graph.add_classifier(model, mel)
     graph.infer_shapes(mel, logits)
@@ -35,7 +35,8 @@ def to_tflite(model: Classifier, batch: int, n_mels: int) -> bytes:
 class _LiteGraph(Graph[int]):
     """Tensors and operators under construction; values are known by their index."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
         self._tensors: list[Any] = []
         self._buffers: list[Any] = [schema.BufferT()]
         self._operators: list[Any] = []
@@ -87,6 +88,9 @@ class _LiteGraph(Graph[int]):
 
     def convolve(self, layer: Conv, value: int, kernel: np.ndarray, bias: np.ndarray) -> int:
         same = layer.time_padding == "same"
+        if not same and any(layer.mel_pad):
+            limits = self.constant(np.array([(0, 0), (0, 0), layer.mel_pad, (0, 0)], np.int32))
+            value = self.add("PAD", [value, limits], "PadOptions")
         settings = {
             "padding": schema.Padding.SAME if same else schema.Padding.VALID,
             "strideH": layer.strides[0],
@@ -107,8 +111,9 @@ class _LiteGraph(Graph[int]):
     def add_channel(self, value: int) -> int:
         return self.add("EXPAND_DIMS", [value, self.integers(3)], "ExpandDimsOptions")
 
-    def mels_to_channels(self, value: int) -> int:
-        return self.add("TRANSPOSE", [value, self.integers(0, 1, 3, 2)], "TransposeOptions")
+    def mels_to_channels(self, value: int, width: int) -> int:
+        shape = self.integers(self._batch, -1, 1, width)
+        return self.add("RESHAPE", [value, shape], "ReshapeOptions")
 
     def mean_mels(self, value: int) -> int:
         return self.add("MEAN", [value, self.integers(2)], "ReducerOptions", keepDims=True)
