@@ -69,6 +69,8 @@ def _start_daemon(folder: str, summary_path: Path) -> Iterator[subprocess.Popen[
     command += ["--set", f"streams.{STREAM}.source=file:{_RECORDINGS / 'demo.flac'}"]
     command += ["--endpoint", f"ipc://{folder}/predictions", "--control", f"ipc://{folder}/control"]
     command += ["--set", "publish.wait_for_subscriber_s=10"]
+    # The model's own thresholds are for rooms where people talk all day.
+    command += ["--set", "events.onset_threshold=0.6"]
     command += ["--set", "inference.max_streams=1", "--set", "log.level=warning"]
     command += ["--summary-json", str(summary_path)]
     process = subprocess.Popen(command)
