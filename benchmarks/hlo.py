@@ -95,9 +95,9 @@ class Program:
         return self._count(self.kernels[name], self.kernels)
 
     def count_product_bytes(self, name: str) -> int:
-        """Return what a matrix product reads and writes; 0 for other kernels."""
+        """Return what a matrix product or convolution reads and writes; 0 for other kernels."""
         kernel = self.kernels[name]
-        if kernel.code != "dot":
+        if kernel.code not in ("dot", "convolution"):
             return 0
         return 4 * (kernel.size + sum(self.kernels[one].size for one in kernel.operands))
 
@@ -109,6 +109,10 @@ class Program:
             left = among[one.operands[0]].shape
             axes = one.setting(r"lhs_contracting_dims=\{([\d,]*)\}").split(",")
             return 2 * one.size * math.prod(left[int(axis)] for axis in axes if axis)
+        if one.code == "convolution":
+            kernel = among[one.operands[1]].shape
+            _, axes, _ = re.split("_|->", one.setting(r"dim_labels=(\S+_\S+->[^\s,]+)"))
+            return 2 * one.size * math.prod(kernel) / kernel[axes.index("o")]
         if one.code == "fft":  # of real numbers: half of the usual 5 n log2 n
             length = int(one.setting(r"fft_length=\{(\d+)\}"))
             return 2.5 * math.log2(length) * among[one.operands[0]].size
