@@ -128,8 +128,8 @@ def test_overrides_reach_nested_settings() -> None:
 
 
 def test_another_architecture_starts_from_its_own_settings() -> None:
-    assert "width" in load_recipe("digits").model
-    other = load_recipe("digits", {"model.head": "max", "architecture": "smales_cnn"})
+    assert "min_window_frames" in load_recipe("commands").model
+    other = load_recipe("commands", {"model.head": "max", "architecture": "smales_cnn"})
     assert (other.architecture, other.model) == ("smales_cnn", {"head": "max"})
 
 
