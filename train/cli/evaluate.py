@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from train.cli.flags import make_workspace, place_flags, say
-from train.errors import RecipeError
+from train.cli.flags import find_model, load_named_clips, make_workspace, place_flags, say
 
 
 def add_parser(commands: Any) -> None:
@@ -20,8 +19,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from streamcls.checkpoint import find_checkpoint, load_checkpoint
-    from train.data import Source, load_clips
+    from streamcls.checkpoint import load_checkpoint
     from train.evaluate import evaluate
     from train.report import write_report
     from train.runs import SCORES_FILE, evaluate_run
@@ -32,19 +30,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         scores = evaluate_run(target, make_workspace(args))
         out = target
     else:
-        from train.runs import MODEL_FILE
-
-        path = target / MODEL_FILE if target.is_dir() else find_checkpoint(args.model)
+        path = find_model(args.model)
         checkpoint = load_checkpoint(path)
-        if args.clips is None:
-            raise RecipeError(
-                f"{path} does not say what it held out; name a folder of clips with --clips, or "
-                f"evaluate the run's folder"
-            )
-        source = Source(args.clips.name, str(args.clips.resolve()))
-        rate_hz = checkpoint.front_end.sample_rate_hz
-        header = checkpoint.header
-        clips = load_clips([source], header.labels, rate_hz, Path(), args.work, header.task)
+        clips = load_named_clips(args, path, checkpoint.header)
         scores = evaluate(checkpoint, clips, f"{checkpoint.header.name} on {args.clips.name}")
         out = args.out or args.work / f"{checkpoint.header.name}-on-{args.clips.name}"
         command = f"python -m train evaluate {args.model} --clips {args.clips}"

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from train.cli.flags import make_workspace, place_flags, say
-from train.errors import RecipeError
+from train.cli.flags import find_model, load_named_clips, make_workspace, place_flags, say
 
 
 def add_parser(commands: Any) -> None:
@@ -41,17 +40,16 @@ def add_parser(commands: Any) -> None:
 
 
 def _evaluate_stream(args: argparse.Namespace) -> None:
-    from streamcls.checkpoint import find_checkpoint, load_checkpoint
-    from train.data import Source, load_clips
+    from streamcls.checkpoint import load_checkpoint
     from train.export import export
-    from train.runs import MODEL_FILE, held_out_clips, load_distractors
+    from train.runs import held_out_clips, load_distractors
     from train.scores import Scores, read_scores
     from train.stream.evaluation import STREAM_FILE, evaluate_stream, save_stream_scores
     from train.stream.report import write_stream_report
     from train.stream.scenes import sort_clips
 
     target = Path(args.model)
-    path = target / MODEL_FILE if target.is_dir() else find_checkpoint(args.model)
+    path = find_model(args.model)
     header = load_checkpoint(path).header
     out = args.out or (target if target.is_dir() else args.work / f"{header.name}-in-stream")
     out.mkdir(parents=True, exist_ok=True)
@@ -59,22 +57,15 @@ def _evaluate_stream(args: argparse.Namespace) -> None:
         # The temperature decides what a threshold means, so it is set before any is chosen.
         export(target, out / "calibrated.safetensors", read_scores(args.scores, Scores))
         path = out / "calibrated.safetensors"
-    if args.clips is not None:
-        source = Source(args.clips.name, str(args.clips.resolve()))
-        rate_hz = header.front_end["sample_rate_hz"]
-        clips = load_clips([source], header.labels, rate_hz, Path(), args.work, header.task)
+    if target.is_dir() and args.clips is None:
+        clips, held_out = held_out_clips(target, make_workspace(args))
+    else:
+        clips = load_named_clips(args, path, header)
         held_out = (
             f"{len(clips)} clips of {args.clips.name}. The file says that it was trained with "
             f"`{header.training.get('command', 'an unknown command')}` and held out "
             f"{len(header.training.get('held_out', [])) or 'no'} groups: what it has heard in "
             f"training it misses less often than new voices"
-        )
-    elif target.is_dir():
-        clips, held_out = held_out_clips(target, make_workspace(args))
-    else:
-        raise RecipeError(
-            f"{path} does not say what it held out; name a folder of clips with --clips, or "
-            f"evaluate the run's folder"
         )
     extra = load_distractors(args.distractors, clips, args.work)
     names = [folder.name for folder in args.distractors]

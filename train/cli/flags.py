@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from train.errors import RecipeError
 
 if TYPE_CHECKING:
+    from streamcls.header import Header
+    from train.data import Clips
     from train.runs import Plan, Workspace
 
 _DEFAULT_DATA = "../shared/data"
@@ -100,3 +102,26 @@ def make_workspace(args: argparse.Namespace) -> "Workspace":
 
     data = args.data or Path(os.environ.get("STREAMCLS_DATA", _DEFAULT_DATA))
     return Workspace(data, args.work)
+
+
+def find_model(name: str) -> Path:
+    """Return the checkpoint of a run's folder, or of a shipped name or path."""
+    from streamcls.header import find_checkpoint
+    from train.export import MODEL_FILE
+
+    run = Path(name)
+    return run / MODEL_FILE if run.is_dir() else find_checkpoint(name)
+
+
+def load_named_clips(args: argparse.Namespace, path: Path, header: "Header") -> "Clips":
+    """Load the folder of ``--clips`` with the labels and the rate of the model at ``path``."""
+    from train.data import Source, load_clips
+
+    if args.clips is None:
+        raise RecipeError(
+            f"{path} does not say what it held out; name a folder of clips with --clips, or "
+            f"evaluate the run's folder"
+        )
+    source = Source(args.clips.name, str(args.clips.resolve()))
+    rate_hz = header.front_end["sample_rate_hz"]
+    return load_clips([source], header.labels, rate_hz, Path(), args.work, header.task)
