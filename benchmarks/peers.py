@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import describe_machine
+from streamcls.header import list_shipped
 
 HOP_MS = 80
 PEER_TILE = 8
@@ -237,7 +238,7 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--yamnet", type=Path, metavar="FILE.tflite", help="YAMNet as published")
-    parser.add_argument("--models", nargs="*", default=["commands", "digits", "environment"])
+    parser.add_argument("--models", nargs="*", default=list_shipped())
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--duration-s", type=float, default=10.0, help="of each comparison")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # not a process each

@@ -31,6 +31,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.steps import measure_peak
 from streamcls.checkpoint import find_checkpoint, load_checkpoint
 from streamcls.engine import Executor, build_executor, choose_hop_samples, select_device
+from streamcls.header import list_shipped
 
 CALL, PYTHON = "the call", "Python around it"
 _ROUNDS = 16
@@ -225,7 +226,7 @@ def print_table(profile: Profile, limits: Limits) -> None:
 def main() -> None:
     """Print a table per model, and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["commands", "digits", "environment"])
+    parser.add_argument("--models", nargs="+", default=list_shipped())
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--hop-ms", type=float, default=80.0)
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="of the first model")
