@@ -1,5 +1,6 @@
 """Layers give what Flax's and TensorFlow's of the same name give."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,6 +41,24 @@ def test_same_padding_equals_flax(depthwise: bool, strides) -> None:
     reference.kernel[...] = conv.kernel[...].reshape(reference.kernel.shape)
     np.testing.assert_allclose(conv(jnp.asarray(X)), reference(jnp.asarray(X)), atol=1e-5)
     assert not conv.time_valid
+
+
+@pytest.mark.parametrize(("kernel", "strides"), [((3, 3), (1, 2)), ((5, 5), (2, 2))])
+def test_gradients_of_one_channel_equal_flax(kernel, strides) -> None:
+    rngs = nnx.Rngs(0)
+    conv = Conv(
+        1, 4, kernel=kernel, strides=strides, n_mels=7, mel_padding="valid", norm=None, rngs=rngs
+    )
+    reference = nnx.Conv(1, 4, kernel, strides, padding="VALID", rngs=rngs)
+    reference.kernel[...] = conv.kernel[...]
+
+    def loss(layer: nnx.Module, x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(layer(x)))
+
+    x = jnp.asarray(X[..., :1])
+    ours, theirs = (nnx.grad(loss, argnums=(0, 1))(layer, x) for layer in (conv, reference))
+    np.testing.assert_allclose(ours[0].kernel[...], theirs[0].kernel[...], atol=1e-4)
+    np.testing.assert_allclose(ours[1], theirs[1], atol=1e-5)
 
 
 def test_resize_equals_tensorflow() -> None:
