@@ -88,7 +88,8 @@ class Sliding(Layer):
             return self(x[:, -self.history_frames :]), state
         if self.history_frames == 0:
             return self(x), state
-        joined = jnp.concatenate([state, x], axis=1)
+        # Written once: else XLA computes the layer before anew for what is remembered of it.
+        joined = jax.lax.optimization_barrier(jnp.concatenate([state, x], axis=1))
         return self(joined), joined[:, joined.shape[1] - self.history_frames :]
 
     def padding_of(self, n_frames: int) -> tuple[tuple[int, int], tuple[int, int]]:
