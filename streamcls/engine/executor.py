@@ -14,7 +14,9 @@ What a stream's memory is and how a hop of frames becomes logits is up to the ki
 `incremental` or `windowed`. Owned by the engine's thread after `Executor.warm_up`.
 """
 
+import functools
 import itertools
+import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -44,6 +46,8 @@ FULL_SCALE = 32767 / 32768
 _CHECK_TOLERANCE = 1e-4
 _TUNING_STEPS = 5
 _TILE_MARGIN = 0.04
+_LEVEL_PARTS = 16
+_ALIGNMENT_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +140,7 @@ class Executor(ABC):
             scaled = logits / self._temperature
             probabilities = jax.nn.softmax(scaled) if self._single_label else jax.nn.sigmoid(scaled)
         with jax.named_scope("level"):
-            mean_square = jnp.mean(jnp.square(audio), axis=1, keepdims=True)
-            # Numbers that are not negative are in the order of their bits, and a maximum of
-            # integers, without the rules for NaN, is found three times faster.
-            bits = jax.lax.bitcast_convert_type(jnp.abs(audio), jnp.int32)
-            peak = jax.lax.bitcast_convert_type(jnp.max(bits, axis=1, keepdims=True), jnp.float32)
+            mean_square, peak = _measure_level(audio)
         with jax.named_scope("put_state"):
             next_state = state.at[slots].set(self._memory.pack((history, memory)))
         with jax.named_scope("result"):
@@ -242,6 +242,20 @@ def choose_tile(row_s: Mapping[int, float]) -> int:
     return next(rows for rows, one_s in row_s.items() if one_s <= enough_s)
 
 
+def _measure_level(audio: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return power and largest magnitude ``[rows, 1]`` of audio ``[rows, samples]``.
+
+    XLA reduces along a row number by number. A row folded into parts that lie over each other is
+    reduced a vector at a time, three times faster.
+    """
+    samples = audio.shape[1]
+    whole = jnp.pad(audio, ((0, 0), (0, -samples % _LEVEL_PARTS)))
+    parts = jnp.split(whole, _LEVEL_PARTS, axis=1)
+    power = sum(map(jnp.square, parts[1:]), start=jnp.square(parts[0]))
+    peak = functools.reduce(jnp.maximum, map(jnp.abs, parts))
+    return power.sum(axis=1, keepdims=True) / samples, peak.max(axis=1, keepdims=True)
+
+
 class _Staging:
     """Preallocated input of one bucket: a row per stream, in one array.
 
@@ -252,9 +266,17 @@ class _Staging:
     """
 
     def __init__(self, bucket: int, hop_samples: int):
-        self.rows = np.zeros((bucket, hop_samples + 1), np.float32)
+        self.rows = _aligned_zeros((bucket, hop_samples + 1))
         self.audio = self.rows[:, :hop_samples]
         self.control = self.rows.view(np.int32)[:, hop_samples]
+
+
+def _aligned_zeros(shape: tuple[int, int]) -> FloatArray:
+    """Return zeros that XLA reads where they lie; it copies what is aligned less."""
+    n_bytes = 4 * math.prod(shape)
+    raw = np.zeros(n_bytes + _ALIGNMENT_BYTES, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT_BYTES
+    return raw[start : start + n_bytes].view(np.float32).reshape(shape)
 
 
 class _Layout:
