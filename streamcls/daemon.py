@@ -10,6 +10,7 @@ the main thread only watches.
 """
 
 import contextlib
+import gc
 import logging
 import threading
 import time
@@ -79,6 +80,9 @@ def run_daemon(
     with stop_on_signals(daemon.stop, daemon.reload), Notifier() as notifier:
         try:
             daemon.start(notifier)
+            # A full collection stops all threads to walk what is there, and most of that is JAX's
+            # and stays for good: 190,000 objects, 160 ms without a prediction.
+            gc.freeze()
             daemon.serve(notifier)
         finally:
             notifier.stopping()
