@@ -109,7 +109,7 @@ def compare_windows(file: Path, n_threads: int, duration_s: float) -> None:
     from streamcls.engine import compiler_options, select_device
     from streamcls.importers.yamnet import import_yamnet
 
-    select_device("cpu", n_threads)
+    select_device("cpu", threads=1)  # as the daemon, however many cores there are
     with tempfile.TemporaryDirectory() as folder:
         import_yamnet(file, "yamnet", Path(folder) / "yamnet.safetensors")
         checkpoint = load_checkpoint(Path(folder) / "yamnet.safetensors")
@@ -148,18 +148,15 @@ def compare_streams(model: str, n_threads: int, duration_s: float) -> None:
         choose_hop_samples,
         compiler_options,
         select_device,
-        step_threads,
     )
     from streamcls.features import initial_history, log_mel, stream_log_mel
-    from streamcls.header import read_header
     from streamcls.units import samples_to_ms
 
     def compile_function(function: Callable[..., Any], *arguments: Any) -> Any:
         return jax.jit(function).lower(*arguments).compile(compiler_options())
 
-    path = find_checkpoint(model)
-    select_device("cpu", step_threads(read_header(path)))  # one, however many cores there are
-    checkpoint = load_checkpoint(path)
+    select_device("cpu", threads=1)  # as the daemon, however many cores there are
+    checkpoint = load_checkpoint(find_checkpoint(model))
     front_end = checkpoint.front_end
     stride = checkpoint.model.geometry.stride_frames * front_end.hop_samples
     stride_ms = samples_to_ms(stride, front_end.sample_rate_hz)

@@ -23,10 +23,8 @@ from streamcls.engine import (
     choose_hop_samples,
     compiler_options,
     select_device,
-    step_threads,
 )
 from streamcls.features import initial_history, stream_log_mel
-from streamcls.header import read_header
 
 
 def time_call(function: Callable[[], Any], target_s: float = 0.15) -> tuple[float, float]:
@@ -67,9 +65,8 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=512)
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    path = find_checkpoint(arguments.model)
-    device = select_device(arguments.device, step_threads(read_header(path)))
-    checkpoint = load_checkpoint(path)
+    device = select_device(arguments.device, threads=1)
+    checkpoint = load_checkpoint(find_checkpoint(arguments.model))
     front_end = checkpoint.front_end
     hop_samples = choose_hop_samples(checkpoint, arguments.hop_ms)
     executor = build_executor(checkpoint, hop_samples, arguments.slots)

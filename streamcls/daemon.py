@@ -24,10 +24,8 @@ from streamcls.engine import (
     check_address_space,
     enable_compilation_cache,
     select_device,
-    step_threads,
 )
 from streamcls.errors import StreamclsError
-from streamcls.header import find_checkpoint, read_header
 from streamcls.ingest import Ingest
 from streamcls.notify import Notifier
 from streamcls.publish.control import ControlServer
@@ -115,7 +113,7 @@ class Daemon:
         keys = ServerKeys.load(security.keys, security.clients) if security.keys else None
         ipc_mode = int(security.ipc_mode, 8)
         check_address_space()
-        threads = step_threads(read_header(find_checkpoint(config.model)))
+        threads = config.inference.threads or None
         log.info("computing on %s", select_device(config.inference.device, threads))
         model = load_model(config)
         self._publisher = Publisher(

@@ -141,6 +141,7 @@ def test_every_flag_reaches_its_key_and_show_reads_back(tmp_path: Path):
             "ring_s": 2,
             "max_wait_ms": 2,
             "device": "auto",
+            "threads": 1,
         },
         "publish": {
             "endpoint": "tcp://127.0.0.1:1",

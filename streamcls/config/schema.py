@@ -91,6 +91,9 @@ class InferenceConfig:
         Literal["auto", "cpu", "gpu", "tpu"],
         Meta(description="What computes; auto takes an accelerator where there is one."),
     ] = "auto"
+    threads: Annotated[
+        int, Meta(ge=0, le=1024, description="Of a CPU that compute a step; 0 takes all cores.")
+    ] = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from streamcls.engine.compilation import (
 from streamcls.engine.device import select_device
 from streamcls.engine.engine import Engine
 from streamcls.engine.executor import Executor, StepResult
-from streamcls.engine.factory import build_executor, choose_hop_samples, step_threads
+from streamcls.engine.factory import build_executor, choose_hop_samples
 from streamcls.engine.latency import LatencyHistogram
 
 __all__ = [
@@ -22,5 +22,4 @@ __all__ = [
     "compiler_options",
     "enable_compilation_cache",
     "select_device",
-    "step_threads",
 ]

@@ -5,7 +5,6 @@ from streamcls.engine.executor import Executor
 from streamcls.engine.incremental import IncrementalExecutor
 from streamcls.engine.windowed import WindowedExecutor
 from streamcls.errors import ModelError
-from streamcls.header import Header
 from streamcls.units import ms_to_samples, samples_to_ms
 
 
@@ -22,15 +21,6 @@ def build_executor(
     """
     kind = IncrementalExecutor if checkpoint.model.time_valid else WindowedExecutor
     return kind(checkpoint, hop_samples, max_streams, max_bucket)
-
-
-def step_threads(header: Header) -> int | None:
-    """Return how many of a CPU's threads shall compute a step of a model; None for all.
-
-    The kernels of a network that is stepped are too small to be shared: a second thread made a step
-    for 32 streams no faster and cost half as much again. A whole window is worth it.
-    """
-    return 1 if header.window.time_valid else None
 
 
 def choose_hop_samples(checkpoint: Checkpoint, hop_ms: float) -> int:
