@@ -6,23 +6,20 @@ here belongs to one track.
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A track's score over a stretch of time: straight from one value to the other.
-
-    Attributes:
-        start_ns: Sound time of the first value.
-        end_ns: Sound time of the last; the same for the first score of an epoch.
-        utc_shift_ns: UTC minus sound time.
-    """
+class Line(NamedTuple):
+    """A track's score over a stretch of time: straight from one value to the other."""
 
     start_ns: int
+    """Sound time of the first value."""
     start_score: float
     end_ns: int
+    """Sound time of the last; the same for the first score of an epoch."""
     end_score: float
     utc_shift_ns: int
+    """UTC minus sound time."""
 
     def at(self, t_ns: int) -> float:
         """Return the score at a time within."""
@@ -33,8 +30,10 @@ class Line:
 
     def crossing_ns(self, threshold: float) -> int | None:
         """Return when it passes through ``threshold``, if it does so strictly inside."""
-        low, high = sorted((self.start_score, self.end_score))
-        if not low < threshold < high:
+        if not (
+            self.start_score < threshold < self.end_score
+            or self.end_score < threshold < self.start_score
+        ):
             return None
         share = (threshold - self.start_score) / (self.end_score - self.start_score)
         return self.start_ns + round(share * (self.end_ns - self.start_ns))

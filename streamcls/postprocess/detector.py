@@ -1,8 +1,8 @@
 """From a stream's predictions to its events: one detector per stream, between engine and publish.
 
 The engine's thread feeds it once per prediction; whoever ends the stream closes it (a lock makes
-that safe from any thread). The whole posterior is smoothed and compared in a few array operations;
-only tracks near or above a threshold, or in the middle of something, are followed one by one.
+that safe from any thread). The whole posterior is smoothed and compared at once (`scores`); only
+tracks near or above a threshold, or in the middle of something, are followed one by one.
 
 Sound time: a prediction hears a whole window, so its score is attributed to the middle of that
 window, and earlier by the delay of the smoothing (never before the window). Onset and offset are
@@ -14,7 +14,7 @@ no duration; UTC is the newest prediction's.
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,8 +22,9 @@ from streamcls.postprocess.detection import Line
 from streamcls.postprocess.ledger import CloseReason, Ledger, Summary
 from streamcls.postprocess.noise_floor import NoiseFloor
 from streamcls.postprocess.rules import resolve_rules
+from streamcls.postprocess.scores import ArrayReader, ListReader, ScoreReader
 from streamcls.postprocess.settings import EventSettings
-from streamcls.postprocess.smoothing import Scores, Smoother
+from streamcls.postprocess.smoothing import Scores
 from streamcls.postprocess.track import Record, Track
 from streamcls.types import Prediction
 from streamcls.units import NS_PER_S, samples_to_ns
@@ -75,24 +76,20 @@ class EventDetector:
         self._lock = threading.Lock()
         self._ledger = Ledger(stream)
         self._tracks = [Track(one, self._ledger) for one in rules]
-        self._members = np.array([i for one in rules for i in one.members], np.intp)
-        sizes = [len(one.members) for one in rules]
-        self._first_members = np.cumsum([0, *sizes[:-1]], dtype=np.intp)
-        self._grouped = any(size > 1 for size in sizes)
-        self._sum_groups = task == "single-label"
         self._onset_thresholds = np.array([one.onset_threshold for one in rules])
-        self._watch_from = np.array([one.near_threshold for one in rules])
-        self._near_thresholds = self._watch_from
+        self._near_thresholds = np.array([one.near_threshold for one in rules])
         self._smoothing_ns = [one.smoothing_ns for one in rules]
-        self._smoother = Smoother(np.array(self._smoothing_ns) / NS_PER_S)
         self._noise = settings.noise_floor
         self._floor = NoiseFloor(self._noise, len(rules)) if self._noise.enabled else None
+        self._arrays = ArrayReader(rules, sum_groups=task == "single-label")
+        few = self._floor is None and ListReader.suits(rules)
+        self._reader: ScoreReader[Any] = ListReader(rules) if few else self._arrays
         self._delays_ns = [0] * len(rules)
         self._busy: set[int] = set()
         self._epoch: int | None = None
         self._time_ns = 0
         self._utc_shift_ns = 0
-        self._scores: Scores = np.zeros(len(rules))
+        self._scores: Any = None  # of the reader; None before the first prediction
 
     def feed(self, prediction: Prediction) -> Records:
         """Take the stream's next prediction.
@@ -125,12 +122,9 @@ class EventDetector:
             return self._ledger.summarise()
 
     def _feed(self, prediction: Prediction) -> Records:
-        scores = self._combine(prediction)
+        scores = self._reader.read(prediction.probabilities)
         time_ns = samples_to_ns(prediction.sample_end, prediction.sample_rate_hz)
-        usable = bool(np.isfinite(scores.sum()))
-        if prediction.epoch == self._epoch:
-            usable = usable and time_ns > self._time_ns
-        if not usable:
+        if scores is None or (prediction.epoch == self._epoch and time_ns <= self._time_ns):
             self._ledger.skipped += 1
             return _NOTHING
         out: list[Record] = []
@@ -140,11 +134,14 @@ class EventDetector:
             self._begin_epoch(prediction, time_ns, scores, out)
             return out or _NOTHING
         interval_s = (time_ns - self._time_ns) / NS_PER_S
-        scores = self._smoother.smooth(scores, interval_s)
+        scores = self._reader.smooth(scores, interval_s)
         previous_ns, previous = self._time_ns, self._scores
         self._time_ns, self._scores = time_ns, scores
         self._utc_shift_ns = prediction.t_end_ns - time_ns
-        for index in self._find_active(scores):
+        active: Sequence[int] = self._reader.find_loud(scores)
+        if self._busy:
+            active = sorted(self._busy.union(active))
+        for index in active:
             delay_ns = self._delays_ns[index]
             line = Line(
                 previous_ns - delay_ns,
@@ -158,22 +155,6 @@ class EventDetector:
             self._adapt(self._floor, scores, interval_s)
         return out or _NOTHING
 
-    def _combine(self, prediction: Prediction) -> Scores:
-        """Return the probability of every track."""
-        scores = prediction.probabilities.astype(np.float64)[self._members]
-        if not self._grouped:
-            return scores
-        if self._sum_groups:
-            return np.minimum(np.add.reduceat(scores, self._first_members), 1.0)
-        return np.maximum.reduceat(scores, self._first_members)
-
-    def _find_active(self, scores: Scores) -> Sequence[int]:
-        """Return the tracks that must be followed now, in order."""
-        loud = (scores >= self._watch_from).nonzero()[0]
-        if not self._busy:
-            return loud.tolist()
-        return sorted(self._busy.union(loud.tolist()))
-
     def _follow(self, index: int, line: Line, out: list[Record]) -> None:
         track = self._tracks[index]
         track.advance(line, out)
@@ -183,15 +164,14 @@ class EventDetector:
             self._busy.discard(index)
 
     def _begin_epoch(
-        self, prediction: Prediction, time_ns: int, scores: Scores, out: list[Record]
+        self, prediction: Prediction, time_ns: int, scores: Any, out: list[Record]
     ) -> None:
         window_ns = samples_to_ns(
             prediction.sample_end - prediction.sample_start, prediction.sample_rate_hz
         )
         self._epoch = prediction.epoch
         self._delays_ns = [min(window_ns, window_ns // 2 + tau) for tau in self._smoothing_ns]
-        self._smoother.reset()
-        self._scores = self._smoother.smooth(scores, 0.0)
+        self._scores = self._reader.begin(scores)
         self._time_ns = time_ns
         self._utc_shift_ns = prediction.t_end_ns - time_ns
         for index, track in enumerate(self._tracks):
@@ -226,7 +206,7 @@ class EventDetector:
         lifts = np.maximum(wanted - self._onset_thresholds, 0.0)
         lifted = self._near_thresholds + lifts
         # The thresholds of a detection stay as they were until it is over.
-        lifted[sounding] = self._watch_from[sounding]
-        for index in (lifted != self._watch_from).nonzero()[0].tolist():
+        lifted[sounding] = self._arrays.watch_from[sounding]
+        for index in (lifted != self._arrays.watch_from).nonzero()[0].tolist():
             self._tracks[index].raise_thresholds(float(lifts[index]))
-        self._watch_from = lifted
+        self._arrays.watch_from = lifted
