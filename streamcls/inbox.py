@@ -27,6 +27,7 @@ from streamcls.publish.schema import (
 
 RUNS_REMEMBERED = 64
 """Daemon starts whose numbers are kept: several when a relay stands in front of many."""
+_NEVER = -2
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,10 @@ class Inbox:
             wanted = "heartbeat" in self.types
         else:
             topic = message_sequence(message)
+            if message.seq - 1 == run.last_seq.get(topic, _NEVER):  # the next one, as a rule
+                run.last_seq[topic] = message.seq
+                self.received += 1
+                return [message]
             if not self._wants(topic):
                 return []
             if message.seq <= run.last_seq.get(topic, -1):

@@ -132,6 +132,7 @@ class Subscriber(_SubscriberBase):
 
     _context_type = zmq.Context
     _control_type = ControlClient
+    _wait_ms = -1  # for ever, as sockets do
 
     def receive(self, timeout_s: float | None = None) -> Message | Gap:
         """Return the next message or gap.
@@ -147,13 +148,20 @@ class Subscriber(_SubscriberBase):
         give_up_at_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
             while not self._ready:
-                left_s = max(0.0, give_up_at_s - time.monotonic())
-                if not self._socket.poll(None if math.isinf(left_s) else math.ceil(left_s * 1000)):
-                    raise self._give_up(timeout_s)
-                self._take(self._socket.recv_multipart())
+                self._limit_wait(give_up_at_s - time.monotonic())
+                try:
+                    self._take(self._socket.recv_multipart())
+                except zmq.Again:
+                    raise self._give_up(timeout_s) from None
             if (gap := self._gap_to_fill()) is None:
                 return self._ready.popleft()
             self._replace_first(self._fill(gap))
+
+    def _limit_wait(self, left_s: float) -> None:
+        """Let the socket wait so long for a message: a poll for each would cost as much again."""
+        wait_ms = -1 if math.isinf(left_s) else math.ceil(max(0.0, left_s) * 1000)
+        if wait_ms != self._wait_ms:
+            self._wait_ms = self._socket.rcvtimeo = wait_ms
 
     def _fill(self, gap: Gap) -> list[Message | Gap]:
         assert self._recovery is not None
