@@ -75,12 +75,16 @@ class _Sequence:
     def __len__(self) -> int:
         return len(self.seqs)
 
-    def append(self, entry: Entry) -> None:
-        self.seqs.append(entry.seq)
-        self.kept_at_s.append(entry.kept_at_s)
-        self.topics.append(entry.topic)
-        self.payloads.append(entry.payload)
-        self.size_bytes += entry.size_bytes
+    def append(self, entry: Entry) -> int:
+        """Keep a message and return what it costs."""
+        seq, kept_at_s, topic, payload = entry
+        self.seqs.append(seq)
+        self.kept_at_s.append(kept_at_s)
+        self.topics.append(topic)
+        self.payloads.append(payload)
+        size_bytes = _size_bytes(topic, payload)
+        self.size_bytes += size_bytes
+        return size_bytes
 
     def pop_oldest(self) -> int:
         """Forget a message and return what it has cost."""
@@ -117,8 +121,7 @@ class Journal:
             sequence = self._sequences.get(name)
             if sequence is None:
                 sequence = self._sequences[name] = _Sequence()
-            sequence.append(entry)
-            self._size_bytes += entry.size_bytes
+            self._size_bytes += sequence.append(entry)
             while len(sequence) > max(1, self._limits.messages):
                 self._size_bytes -= sequence.pop_oldest()
             if isinstance(message, EventMessage):

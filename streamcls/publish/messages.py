@@ -84,7 +84,7 @@ def _top_of_few(
         raise ValueError("a probability is not finite")
     order = sorted(range(len(labels)), key=probabilities.__getitem__, reverse=True)
     best = order[: top_k or None]
-    return {labels[index]: _round(probabilities[index]) for index in best}
+    return {labels[index]: float(f"{probabilities[index]:.6g}") for index in best}  # `_round`
 
 
 def _round(score: float) -> float:
@@ -145,7 +145,7 @@ def prediction_message(
         t_start_ns=record.t_start_ns,
         t_end_ns=record.t_end_ns,
         level_dbfs=round(record.level_dbfs, 2),
-        flags=tuple(flag.value for flag in record.flags),
+        flags=tuple([flag.value for flag in record.flags]),
         scores=top_scores(record.probabilities, vocabulary.labels, top_k),
     )
 

@@ -239,10 +239,12 @@ class Publisher(SocketService):
             answer_wait_s = subscriptions.wait_s()
             if answer_wait_s is not None:
                 wait_s = min(wait_s, answer_wait_s)
-            poller.poll(math.ceil(wait_s * 1000))
-            self._wakeup.clear()
+            ready = dict(poller.poll(math.ceil(wait_s * 1000)))
+            if self._wakeup.fd in ready:
+                self._wakeup.clear()
             self._send_queued(socket)
-            subscriptions.take()
+            if socket in ready:
+                subscriptions.take()
             if subscriptions.flooded:
                 self._drop_subscribers(subscriptions.busiest_user_id)
                 return
@@ -326,5 +328,7 @@ class Publisher(SocketService):
 
     def _send(self, socket: zmq.Socket[bytes], topic: bytes, payload: bytes) -> None:
         # Never blocks: for a subscriber at its high-water mark XPUB drops the message.
-        socket.send_multipart([topic, payload], flags=zmq.NOBLOCK)
+        # Frame by frame, which `send_multipart` does not do in a third more time.
+        socket.send(topic, zmq.NOBLOCK | zmq.SNDMORE)
+        socket.send(payload, zmq.NOBLOCK)
         self._sent += 1

@@ -3,6 +3,8 @@
 import contextlib
 import socket as posix_socket
 
+_RINGS = 4096
+
 
 class Wakeup:
     """Lets other threads end a `zmq.Poller` wait; rings do not add up. Never blocks."""
@@ -22,7 +24,7 @@ class Wakeup:
     def clear(self) -> None:
         """Forget all rings so far; by the waiting thread."""
         with contextlib.suppress(BlockingIOError):
-            while self._receiver.recv(4096):
+            while len(self._receiver.recv(_RINGS)) == _RINGS:
                 pass
 
     def close(self) -> None:
