@@ -39,6 +39,7 @@ from streamcls.publish.methods import (
     ThresholdParams,
 )
 from streamcls.publish.publisher import SEND_QUEUE_MESSAGES, Publisher
+from streamcls.registrar import Registrar
 from streamcls.reload import Reloader
 from streamcls.roster import AWAY, Roster
 from streamcls.served import ServedModel, load_model
@@ -134,9 +135,10 @@ class Daemon:
                 total_bytes=config.publish.journal_mb << 20,
             ),
         )
-        self._roster = Roster(config, model, self._publisher)
+        self._roster = Roster(self._publisher)
+        self._registrar = Registrar(config, model, self._roster, self._publisher)
         for name, stream in config.streams.items():
-            self._roster.build(name, stream)
+            self._registrar.build(name, stream)
         sockets: dict[str, Any] = {
             "keys": keys,
             "insecure": config.publish.insecure,
@@ -157,7 +159,7 @@ class Daemon:
         self._ingest: Ingest | None = None
         if self._roster.has_remote:
             self._ingest = Ingest(config.ingest.endpoint, **sockets)
-        self._reloader = Reloader(config, model, self._roster, self._publisher)
+        self._reloader = Reloader(config, model, self._registrar, self._publisher)
         self._engine: Engine | None = None
 
     def start(self, notifier: Notifier) -> None:
@@ -187,7 +189,7 @@ class Daemon:
         )
         self._engine.start()
         self._wait_for_subscriber(notifier)
-        self._roster.start(self._engine, self._ingest)
+        self._registrar.start(self._engine, self._ingest)
 
     def _wait_for_subscriber(self, notifier: Notifier) -> None:
         """Hold a file that is read at full speed until somebody listens, if configured."""
@@ -216,7 +218,7 @@ class Daemon:
             self._check_sockets()
             if self._roster.finished and self._engine.idle:
                 return
-            self._roster.end_events_of_lost_streams()
+            self._roster.end_events_of_lost_streams(self._registrar.model.hop_samples)
             now_s = time.monotonic()
             states = self._roster.states()
             if not ready and HealthState.STARTING not in states:
@@ -264,7 +266,7 @@ class Daemon:
             log.info("a reload is still compiling; it is given up")
         if self._ingest is not None:
             self._ingest.close()
-        self._roster.stop_capture()
+        self._registrar.stop_capture()
         if self._engine is not None:
             self._engine.stop()
         self._roster.end_events()
@@ -336,15 +338,15 @@ class Daemon:
         keys = {**params.options, "source": params.source}
         overrides = {f"streams.{params.stream}.{key}": value for key, value in keys.items()}
         config = load_config(overrides=overrides, environ={})
-        self._roster.build(params.stream, config.streams[params.stream])
+        self._registrar.build(params.stream, config.streams[params.stream])
         return self._roster.describe_stream(params.stream)
 
     def _remove_stream(self, params: StreamParams) -> dict[str, Any]:
         """Control method ``streams.remove``."""
-        return self._roster.remove(params.stream)
+        return self._registrar.remove(params.stream)
 
     def _set_thresholds(self, params: ThresholdParams) -> dict[str, dict[str, list[float]]]:
         """Control method ``thresholds.set``."""
-        return self._roster.set_thresholds(
+        return self._registrar.set_thresholds(
             params.stream, params.label, params.onset_threshold, params.offset_threshold
         )

@@ -4,7 +4,7 @@ A reload runs in the thread of whoever asks for it (SIGHUP: a thread of the daem
 method ``model.reload``: the control socket's worker), one after the other. It reads the
 configuration and the checkpoint, checks them against each other and against the streams, compiles
 and warms the new executor, all while the old one serves; nothing of that touches what serves. Only
-then `Roster.change` makes the change, in the engine's thread between two ticks. Whatever fails
+then `Registrar.change` makes the change, in the engine's thread between two ticks. Whatever fails
 before leaves everything as it was, and is told: to who asked, in the log, in every heartbeat and in
 the control method ``status``.
 
@@ -21,7 +21,7 @@ from typing import Any
 from streamcls.config import Config
 from streamcls.errors import ReloadError, StreamclsError
 from streamcls.publish.publisher import Publisher
-from streamcls.roster import Roster
+from streamcls.registrar import Registrar
 from streamcls.served import ServedModel, load_model
 
 LIVE_KEYS = (
@@ -46,7 +46,7 @@ class Reloader:
     Args:
         config: In force.
         model: In force.
-        roster: Of the streams; started.
+        registrar: Of the streams; started.
         publisher: Told the outcome of each reload.
 
     Attributes:
@@ -55,11 +55,13 @@ class Reloader:
         busy: A reload is under way.
     """
 
-    def __init__(self, config: Config, model: ServedModel, roster: Roster, publisher: Publisher):
+    def __init__(
+        self, config: Config, model: ServedModel, registrar: Registrar, publisher: Publisher
+    ):
         self.config = config
         self.model = model
         self.busy = False
-        self._roster = roster
+        self._registrar = registrar
         self._publisher = publisher
         self._lock = threading.Lock()
         self._closed = False
@@ -144,7 +146,7 @@ class Reloader:
             )
         model = load_model(config)
         # Twice: here, where finding out takes no time, and for good when the model is ready.
-        self._roster.check(config, model)
+        self._registrar.check(config, model)
         inference, present = config.inference, self.config.inference
         is_same = (model.digest, model.hop_samples, inference.max_streams) == (
             self.model.digest,
@@ -155,7 +157,7 @@ class Reloader:
         self._check_open()
         if is_same:
             model = self.model
-        self._roster.change(config, model, executor)
+        self._registrar.change(config, model, executor)
         self._publisher.set_top_k(config.publish.top_k)
         self.config, self.model = config, model
         logging.getLogger().setLevel(config.log.level.upper())
@@ -163,7 +165,7 @@ class Reloader:
             "reloaded: model %s%s, streams %s",
             model.checkpoint.header.name,
             " unchanged" if is_same else "",
-            ", ".join(self._roster.names()) or "none",
+            ", ".join(self._registrar.names()) or "none",
         )
 
     def _check_open(self) -> None:

@@ -1,7 +1,7 @@
 """One stream of the daemon: a source with its feeder, a ring, and an event detector.
 
-Building one checks everything about it that can be known before it begins; the `roster` says when
-it begins and ends.
+Building one checks everything about it that can be known before it begins; the `registrar` says
+when it begins and ends.
 """
 
 import logging

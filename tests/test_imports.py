@@ -32,7 +32,7 @@ CLIENT_SIDE = {"publish.schema", *KEYS, *CLIENTS}
 SOCKETS = {"publish.endpoint", "publish.service", "publish.wakeup", *KEYS}
 """Listening and being woken up; what every socket needs, not only the publisher's."""
 SERVING = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary"}
-DAEMON_SIDE = {*SERVING, "served", "stream", "roster", "reload", "daemon"}
+DAEMON_SIDE = {*SERVING, "served", "stream", "roster", "registrar", "reload", "daemon"}
 
 ALLOWED: dict[str, set[str]] = {
     # streamcls/__init__.py runs before every import of anything else: what it names for
@@ -65,7 +65,8 @@ ALLOWED: dict[str, set[str]] = {
     "served": SERVING,
     "stream": {*SERVING, "served"},
     "roster": {*SERVING, "served", "stream"},
-    "reload": {*SERVING, "served", "stream", "roster"},
+    "registrar": {*SERVING, "served", "stream", "roster"},
+    "reload": {*SERVING, "served", "stream", "registrar"},
     "daemon": {*DAEMON_SIDE, "signals"},
     "summary": {*FOUNDATION, "engine"},
     "demo": {*DAEMON_SIDE, *CLIENT_SIDE},

@@ -164,3 +164,15 @@ def settle_for_stream(settings: EventSettings, stream: StreamEventSettings) -> E
         deny=settings.deny if stream.deny is None else stream.deny,
         class_=classes,
     )
+
+
+def change_thresholds(
+    events: EventSettings, label: str | None, onset: float | None, offset: float | None
+) -> EventSettings:
+    """Return settings with other thresholds, of one label or all without their own; None: same."""
+    changes = {"onset_threshold": onset, "offset_threshold": offset}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    if label is None:
+        return dataclasses.replace(events, **changes)
+    nearer = dataclasses.replace(events.class_.get(label, ClassSettings()), **changes)
+    return dataclasses.replace(events, class_={**events.class_, label: nearer})

@@ -1,0 +1,332 @@
+"""How the streams of a daemon come, go, and change over to another configuration.
+
+The registrar has each `stream` built, hands its ring to the engine and its feeder to the ingest,
+and puts it on the `roster`, which serves it.
+
+Called by the main thread (start, stop), the control thread (add, remove, thresholds) and whatever
+thread reloads (check, change). A lock makes changes follow each other. What a prediction meets on
+its way is replaced in the engine's thread between two ticks.
+"""
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from streamcls.capture import Pacer, RemoteSource
+from streamcls.config import Config, StreamConfig
+from streamcls.engine import Engine, Executor
+from streamcls.errors import ConfigError, ReloadError
+from streamcls.ingest import Ingest
+from streamcls.postprocess.detector import EventDetector
+from streamcls.postprocess.ledger import CloseReason
+from streamcls.postprocess.rules import resolve_rules
+from streamcls.postprocess.settings import EventSettings, change_thresholds, settle_for_stream
+from streamcls.publish.publisher import Publisher
+from streamcls.ring import Ring
+from streamcls.roster import RESTING, Roster
+from streamcls.served import ServedModel
+from streamcls.stream import Stream, build_stream, size_ring
+from streamcls.types import Health, HealthState
+from streamcls.units import samples_to_ms
+
+_MOVE_LIMIT_S = 3.0
+_MOVE_POLL_S = 0.005
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reload does to the streams; making it checks everything and changes nothing.
+
+    Attributes:
+        removed: Names of the streams that go, be it to be made anew.
+        added: The streams that come.
+        kept: Those that stay and get other settings: table, event settings and new detector.
+    """
+
+    removed: list[str]
+    added: dict[str, Stream]
+    kept: dict[str, tuple[StreamConfig, EventSettings, EventDetector | None]]
+    rings: dict[str, Ring]
+    """Of those that stay, when the new model hears another rate."""
+
+
+class Registrar:
+    """Changes which streams there are, and how they are heard; all methods are thread-safe.
+
+    Args:
+        config: Of the daemon.
+        model: In force.
+        roster: Of the streams.
+        publisher: Told what becomes of them.
+
+    Attributes:
+        model: In force.
+    """
+
+    def __init__(self, config: Config, model: ServedModel, roster: Roster, publisher: Publisher):
+        self.model = model
+        self._config = config
+        self._roster = roster
+        self._publisher = publisher
+        self._lock = threading.RLock()
+        self._engine: Engine | None = None
+        self._ingest: Ingest | None = None
+        self._pacer = Pacer()
+
+    def build(self, name: str, config: StreamConfig) -> None:
+        """Check a stream and add it; it begins with `start`, or at once when that was called.
+
+        Raises:
+            SourceError: The source can never work.
+            ConfigError: The name is taken, or the event settings do not fit the model.
+            ModelError: All slots are taken.
+        """
+        with self._lock:
+            if name in self._roster.streams:
+                raise ConfigError([f"stream {name!r} exists already; remove it first"])
+            stream = self._make(name, config, self._config, self.model)
+            if self._engine is not None:
+                self._begin(name, stream, self._engine)
+            self._roster.add(name, stream)
+
+    def _make(self, name: str, table: StreamConfig, config: Config, model: ServedModel) -> Stream:
+        stream = build_stream(name, table, config, model, self._roster.take_health)
+        if isinstance(stream.source, RemoteSource) and self._engine and self._ingest is None:
+            raise ConfigError(
+                [
+                    f"stream {name!r}: the daemon was started without a remote: stream, so no "
+                    f"sender can reach it; put one into the configuration and start again"
+                ]
+            )
+        return stream
+
+    def start(self, engine: Engine, ingest: Ingest | None) -> None:
+        """Begin to capture on all streams."""
+        with self._lock:
+            self._engine, self._ingest = engine, ingest
+            for name, stream in self._roster.streams.items():
+                self._begin(name, stream, engine)
+
+    def _begin(self, name: str, stream: Stream, engine: Engine) -> None:
+        engine.add_stream(name, stream.ring, is_paced=stream.config.pace != "fast")
+        if self._ingest is not None and isinstance(stream.source, RemoteSource):
+            self._ingest.add(stream.feeder)
+        stream.feeder.start(self._pacer)
+
+    def remove(self, name: str) -> dict[str, Any]:
+        """End a stream: no prediction follows, its events end, its state is published once more.
+
+        Returns:
+            The state that was published, and the stream's ledger.
+
+        Raises:
+            ConfigError: There is no such stream.
+        """
+        with self._lock:
+            stream = self._roster.find(name)
+            health = self._remove(name, stream, "removed by request")
+            return {**dataclasses.asdict(health), **stream.ledger()}
+
+    def _remove(self, name: str, stream: Stream, reason: str) -> Health:
+        engine = self._engine
+
+        def forget() -> None:
+            if engine is not None:
+                engine.remove_stream(name)
+            self._roster.drop(name)
+
+        self._between_ticks(forget)
+        if self._ingest is not None and isinstance(stream.source, RemoteSource):
+            self._ingest.remove(stream.feeder)
+        self._stop_feeder(name, stream)
+        self._roster.retire(stream.detector, CloseReason.REMOVED)
+        health = dataclasses.replace(stream.feeder.health(reason), state=HealthState.ENDED)
+        self._publisher.publish_health(health)
+        self._publisher.retire_stream(name)
+        return health
+
+    def check(self, config: Config, model: ServedModel) -> None:
+        """Look whether `change` would work now, and change nothing.
+
+        Raises:
+            StreamclsError: Why it would not.
+        """
+        with self._lock:
+            self._plan(config, model)
+
+    def change(self, config: Config, model: ServedModel, executor: Executor | None) -> None:
+        """Change over to another configuration and model between two ticks of the engine.
+
+        Streams whose table is the same go on where they are, with every number and index; those
+        whose table has changed end and begin anew; events end with ``reload`` where the model or
+        their settings are others. What was added or removed over the control socket stays so until
+        its table in the configuration changes.
+
+        Args:
+            config: New.
+            model: New or present.
+            executor: For that model, warmed up; None: the present one goes on.
+
+        Raises:
+            StreamclsError: It does not fit; nothing has changed.
+        """
+        with self._lock:
+            engine = self._engine
+            if engine is None:
+                raise ReloadError("the daemon is still starting; ask again when it is ready")
+            change = self._plan(config, model)
+            for name in change.removed:
+                self._remove(
+                    name, self._roster.streams[name], "changed or removed in the configuration"
+                )
+
+            self._move_feeders(change.rings)
+
+            def switch() -> None:
+                if executor is not None:
+                    engine.swap(executor, change.rings)
+                    for name, ring in change.rings.items():
+                        stream = self._roster.streams[name]
+                        stream.feeder.settle(ring)
+                        stream.ring = ring
+                    self._publisher.set_vocabulary(model.vocabulary)
+                self._config, self.model = config, model
+                for name, (table, events, detector) in change.kept.items():
+                    self._roster.switch_events(self._roster.streams[name], table, events, detector)
+
+            engine.call(switch)
+            for name, stream in change.added.items():
+                self._begin(name, stream, engine)
+                self._roster.add(name, stream)
+
+    def _move_feeders(self, rings: dict[str, Ring]) -> None:
+        """Let the feeders go on in other rings, and the engine hear what is in the present ones.
+
+        It waits for both, but not for ever: a driver that hangs goes on in the new ring when it
+        comes back, and what the engine has not heard by then is counted as lost.
+        """
+        moving = [self._roster.streams[name] for name in rings]
+        for name, ring in rings.items():
+            self._roster.streams[name].feeder.move_to(ring)
+        hop_samples, give_up_s = self.model.hop_samples, time.monotonic() + _MOVE_LIMIT_S
+
+        def is_done(stream: Stream) -> bool:
+            if stream.feeder.moved:
+                return stream.ring.available() < hop_samples
+            return stream.feeder.state in RESTING and stream.ring.ended
+
+        while not all(map(is_done, moving)) and time.monotonic() < give_up_s:
+            time.sleep(_MOVE_POLL_S)
+
+    def _plan(self, config: Config, model: ServedModel) -> Change:
+        is_new = model is not self.model
+        change = Change([], {}, {}, {})
+        for name, table in config.streams.items():
+            present, before = self._roster.streams.get(name), self._config.streams.get(name)
+            if present is None:
+                if table != before:
+                    change.added[name] = self._make(name, table, config, model)
+            elif dataclasses.replace(table, events=present.config.events) != present.config:
+                change.removed.append(name)
+                change.added[name] = self._make(name, table, config, model)
+        gone = self._config.streams.keys() - config.streams.keys()
+        change.removed.extend(name for name in self._roster.streams if name in gone)
+        for name, present in self._roster.streams.items():
+            if name in change.removed:
+                continue
+            table = config.streams.get(name, present.config)
+            wanted = settle_for_stream(config.events, table.events)
+            before = settle_for_stream(self._config.events, present.config.events)
+            # What thresholds.set has changed holds until the configuration says something else.
+            events = present.events if wanted == before else wanted
+            is_other = is_new or events != present.events
+            detector = model.build_detector(name, events) if is_other else None
+            change.kept[name] = (table, events, detector)
+            if model.rate_hz != present.ring.sample_rate_hz:
+                capacity, kept = size_ring(config, model)
+                change.rings[name] = present.ring.succeed(capacity, model.rate_hz, kept)
+            elif model.hop_samples > present.ring.longest_hop_samples:
+                longest_ms = samples_to_ms(present.ring.longest_hop_samples, model.rate_hz)
+                raise ConfigError(
+                    [
+                        f"inference.hop_ms = {config.inference.hop_ms:g}: the ring of stream "
+                        f"{name!r} allows {longest_ms:g} ms while it runs; remove the stream first"
+                    ]
+                )
+        running = [name for name in change.kept if not self._roster.streams[name].ring.ended]
+        n_streams = len(running) + len(change.added)
+        if n_streams > config.inference.max_streams:
+            raise ConfigError(
+                [
+                    f"inference.max_streams = {config.inference.max_streams}: {n_streams} streams "
+                    f"would run, with those added over the control socket; raise it"
+                ]
+            )
+        return change
+
+    def set_thresholds(
+        self, name: str | None, label: str | None, onset: float | None, offset: float | None
+    ) -> dict[str, dict[str, list[float]]]:
+        """Change event thresholds until the next start; open events end with reason ``reload``.
+
+        Args:
+            name: Stream; None for all.
+            label: Class; None for all classes without thresholds of their own.
+            onset: New onset threshold; None leaves it.
+            offset: New offset threshold; None leaves it.
+
+        Returns:
+            For each stream changed ``{label: [onset, offset]}`` in force.
+
+        Raises:
+            ConfigError: There is no such stream or class, or the thresholds contradict each other.
+        """
+        with self._lock:
+            names = list(self._roster.streams) if name is None else [name]
+            changed = []
+            for each in names:
+                events = change_thresholds(self._roster.find(each).events, label, onset, offset)
+                changed.append((each, events, self.model.build_detector(each, events)))
+
+            def switch() -> None:
+                for each, events, detector in changed:
+                    stream = self._roster.streams[each]
+                    self._roster.switch_events(stream, stream.config, events, detector)
+
+            # Only when all of them are possible is any of them changed.
+            self._between_ticks(switch)
+            return {each: self._list_thresholds(events) for each, events, _ in changed}
+
+    def _list_thresholds(self, events: EventSettings) -> dict[str, list[float]]:
+        header = self.model.checkpoint.header
+        rules = resolve_rules(events, header.labels, header.thresholds, header.unknown_labels)
+        return {one.label: [one.onset_threshold, one.offset_threshold] for one in rules}
+
+    def stop_capture(self) -> None:
+        """Stop all feeders, for good."""
+        self._roster.shutting_down = True
+        with self._lock:
+            for stream in self._roster.streams.values():
+                stream.feeder.ask_to_stop()
+            for name, stream in self._roster.streams.items():
+                self._stop_feeder(name, stream)
+
+    def names(self) -> list[str]:
+        """Return the names of the streams."""
+        return list(self._roster.streams)
+
+    def _between_ticks(self, function: Callable[[], None]) -> None:
+        if self._engine is None:
+            function()
+        else:
+            self._engine.call(function)
+
+    def _stop_feeder(self, name: str, stream: Stream) -> None:
+        if not stream.feeder.stop():
+            log.warning("stream %s: its driver hangs and was left behind", name)
