@@ -6,6 +6,9 @@ overwrite (*reserve*), copies, then announces what is readable (*commit*); the r
 looks afterwards whether the writer has got into its way (a seqlock). Torn audio is thrown away
 and counted, never returned.
 
+Samples are copied as memory, not as arrays: NumPy lets go of the interpreter's lock for every copy
+of more than 500 numbers, and getting it back from a busy thread takes longer than the copy.
+
 Two countings: a *position* counts stored samples, an *absolute index* counts lost samples too.
 They differ by the holes: segment `k` of consecutive audio starts at `position` and has absolute
 index `index` there. The writer replaces the tuple of segments as a whole when a hole appears.
@@ -49,6 +52,8 @@ class Ring:
             `clock.read_utc_offset_ns` where they are monotonic times, as those of sources are.
 
     Attributes:
+        longest_hop_samples: Half of the ring without what it keeps: more could neither be read nor
+            waited for.
         written: Samples stored since the start.
         skipped: Samples declared lost by the writer.
         read: Real samples handed out in hops.
@@ -74,7 +79,8 @@ class Ring:
         self.capacity_samples = capacity_samples
         self.keep_samples = keep_samples
         self.sample_rate_hz = sample_rate_hz
-        self._samples: FloatArray = np.zeros(capacity_samples, np.float32)
+        self.longest_hop_samples = (capacity_samples - keep_samples) // 2
+        self._samples = np.zeros(capacity_samples, np.float32).data
         self._utc_offset_ns = utc_offset_ns
         self._first_index = first_index
         self._clock = StreamClock(sample_rate_hz, utc_offset_ns)
@@ -104,11 +110,6 @@ class Ring:
     def index_end(self) -> int:
         """Absolute index one past the newest sample: ``first_index + written + skipped``."""
         return self._first_index + self.written + self.skipped
-
-    @property
-    def longest_hop_samples(self) -> int:
-        """Half of the ring without what it keeps: more could neither be read nor waited for."""
-        return (self.capacity_samples - self.keep_samples) // 2
 
     def succeed(self, capacity_samples: int, sample_rate_hz: int, keep_samples: int) -> "Ring":
         """Return an empty ring of another rate that goes on at the same time of the stream."""
@@ -157,9 +158,9 @@ class Ring:
             self._clock.observe(self.index_end, t_first_ns)
         if has_nonfinite:
             self._note_nonfinite(self.index_end, self.index_end + samples.size)
-        step = max(1, self.longest_hop_samples // 2)
+        audio, step = samples.data, max(1, self.longest_hop_samples // 2)
         for first in range(0, samples.size, step):
-            self._store(samples[first : first + step])
+            self._store(audio[first : first + step])
         self._on_data()
 
     def skip(self, lost_samples: int) -> None:
@@ -212,12 +213,14 @@ class Ring:
             start = spans.pop()[0]  # too many to tell apart: rather flag too much
         self._nonfinite = (*spans, (start, end))
 
-    def _store(self, samples: FloatArray) -> None:
-        self._reserved = self.written + samples.size
+    def _store(self, audio: memoryview) -> None:
+        n = len(audio)
+        self._reserved = self.written + n
         start = self.written % self.capacity_samples
-        head = min(samples.size, self.capacity_samples - start)
-        self._samples[start : start + head] = samples[:head]
-        self._samples[: samples.size - head] = samples[head:]
+        head = min(n, self.capacity_samples - start)
+        self._samples[start : start + head] = audio[:head]
+        if head < n:
+            self._samples[: n - head] = audio[head:]
         self.written = self._reserved
 
     # Reader's side.
@@ -292,19 +295,22 @@ class Ring:
             n_real = min(hop_samples, end - self._position)
             if n_real < hop_samples and (n_real == 0 or not closed):
                 return None
-            self._load(out[:n_real])
+            self._load(out, n_real)
             if self._reserved - self.capacity_samples <= self._position:
                 break  # the writer has not touched what we copied
-        out[n_real:] = 0.0
+        if n_real < hop_samples:
+            out[n_real:] = 0.0
         start, end = self._index, self._index + n_real
-        nonfinite = any(first < end and last > start for first, last in self._nonfinite)
+        spans = self._nonfinite
+        nonfinite = bool(spans) and any(first < end and last > start for first, last in spans)
         hop = Hop(start, n_real, start - self._hop_end_index, nonfinite)
         if hop.lost_samples > 0:
             self._run_position = self._position
         self._move(self._position + n_real, segments)
         self._hop_end_index = end
         self.read += n_real
-        self._space.set()
+        if not self._space.is_set():
+            self._space.set()
         return hop
 
     def rewind(self, hop_samples: int, n_hops: int) -> int:
@@ -345,7 +351,9 @@ class Ring:
 
     def _move(self, position: int, segments: tuple[Segment, ...]) -> int:
         """Go to a stored position, past holes if need be; return the audio left behind."""
-        segment = next(s for s in reversed(segments) if s.position <= position)
+        segment = segments[-1]  # mostly: holes are rare
+        if segment.position > position:
+            segment = next(s for s in reversed(segments) if s.position <= position)
         index = segment.index + position - segment.position
         audio = position - self._position
         self.passed += index - self._index - audio
@@ -365,6 +373,8 @@ class Ring:
 
     def _find_piece_end(self, segments: tuple[Segment, ...], written: int, hop_samples: int) -> int:
         """Move over pieces too short for a hop in front of a hole; return where ours ends."""
+        if segments[-1].position < self._position:
+            return written
         for segment in segments:
             ahead = segment.position - self._position
             if ahead >= hop_samples:
@@ -373,8 +383,11 @@ class Ring:
                 self.discarded += self._move(segment.position, segments)
         return written
 
-    def _load(self, out: FloatArray) -> None:
+    def _load(self, out: FloatArray, n: int) -> None:
+        """Copy the next ``n`` samples to the beginning of ``out``."""
+        audio = out.data
         start = self._position % self.capacity_samples
-        head = min(out.size, self.capacity_samples - start)
-        out[:head] = self._samples[start : start + head]
-        out[head:] = self._samples[: out.size - head]
+        head = min(n, self.capacity_samples - start)
+        audio[:head] = self._samples[start : start + head]
+        if head < n:
+            audio[head:n] = self._samples[: n - head]

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -293,8 +293,8 @@ class Interrupted(np.ndarray):
 
 def interruptible_ring(capacity_samples: int) -> tuple[Ring, Interrupted]:
     ring = Ring(capacity_samples, RATE_HZ)
-    memory = ring._samples.view(Interrupted)
-    ring._samples = memory
+    memory = np.zeros(capacity_samples, np.float32).view(Interrupted)
+    ring._samples = cast(memoryview, memory)
     return ring, memory
 
 
