@@ -18,6 +18,10 @@ LARGEST_SAMPLE = 1e6
 """Full scale is 1; beyond +120 dBFS stands garbage that would overflow in the features."""
 SILENCE_PEAK = 2.0**-15
 """One step of a 16-bit converter; what stays below it is digital silence."""
+_SANE_ENERGY = LARGEST_SAMPLE**2 / 2
+"""Audio of less energy has no sample that is too large, whatever the sum was rounded to; ..."""
+_LOUD_POWER = 2 * SILENCE_PEAK**2
+"""... audio of more power cannot be silent."""
 
 
 class Intake:
@@ -128,9 +132,14 @@ class Intake:
         self._write(self._resampler.flush())
 
     def _sanitise(self, mono: FloatArray) -> FloatArray:
+        # One sum almost always tells all there is to know (`vdot`: no warning where it overflows);
+        # a NaN compares with nothing.
+        if _LOUD_POWER * mono.size < np.vdot(mono, mono) < _SANE_ENERGY:
+            self._has_nonfinite, self._silent_frames = False, 0
+            return mono
         magnitude = np.abs(mono)
         peak = magnitude.max(initial=0.0)
-        self._has_nonfinite = not peak <= LARGEST_SAMPLE  # a NaN compares with nothing
+        self._has_nonfinite = not peak <= LARGEST_SAMPLE
         if self._has_nonfinite:
             good = magnitude <= LARGEST_SAMPLE
             self.nonfinite_samples += mono.size - int(np.count_nonzero(good))
@@ -142,15 +151,21 @@ class Intake:
         return mono
 
     def _write(self, samples: FloatArray) -> None:
+        if not self._can_wait:
+            self._put(samples)
+            return
         step = max(1, self.ring.longest_hop_samples // 2)
         for first in range(0, samples.size, step):
             piece = samples[first : first + step]
-            while self._can_wait and not self.ring.wait_for_space(piece.size, READ_WAIT_S):
+            while not self.ring.wait_for_space(piece.size, READ_WAIT_S):
                 if self._stopping.is_set():
                     return
-            t_ns = self._piece_t_ns + samples_to_ns(self._piece_out, self.ring.sample_rate_hz)
-            self.ring.write(piece, t_ns, self._has_nonfinite)
-            self._piece_out += piece.size
+            self._put(piece)
+
+    def _put(self, samples: FloatArray) -> None:
+        t_ns = self._piece_t_ns + samples_to_ns(self._piece_out, self.ring.sample_rate_hz)
+        self.ring.write(samples, t_ns, self._has_nonfinite)
+        self._piece_out += samples.size
 
 
 def _as_float(samples: np.ndarray) -> FloatArray:
