@@ -18,7 +18,7 @@ References:
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from streamcls.units import NS_PER_S, ns_to_samples, samples_to_ns
 
@@ -63,11 +63,10 @@ def read_utc_offset_ns() -> int:
     return offset_ns
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One straight piece: sample `index` was taken at `t_ns`."""
+class _Line(NamedTuple):
+    """One straight piece: `sample` was taken at `t_ns`."""
 
-    index: int
+    sample: int
     t_ns: int
 
 
@@ -153,7 +152,7 @@ class StreamClock:
             self._fit_due_index = index + round(SETTLING_S * self.sample_rate_hz)
             return True
         line = self._line
-        passed_ns = samples_to_ns(index - line.index, self.sample_rate_hz)
+        passed_ns = samples_to_ns(index - line.sample, self.sample_rate_hz)
         predicted_ns = line.t_ns + passed_ns
         error_ns = t_ns - predicted_ns
         if abs(error_ns) < STEP_NS:
@@ -162,7 +161,7 @@ class StreamClock:
             self._step_since_index = index
         elif index - self._step_since_index >= STEP_CONFIRM_S * self.sample_rate_hz:
             return False
-        age_ns = samples_to_ns(index - self._anchor.index, self.sample_rate_hz)
+        age_ns = samples_to_ns(index - self._anchor.sample, self.sample_rate_hz)
         slew = SETTLING_SLEW if age_ns < SETTLING_S * NS_PER_S else MAX_SLEW
         limit_ns = passed_ns * slew
         # At first the mean of all observations, then of the last seconds.
@@ -175,18 +174,18 @@ class StreamClock:
     def time_ns(self, index: int) -> int:
         """Return the UTC time of sample `index` in nanoseconds since the epoch."""
         line = self._line
-        passed_ns = samples_to_ns(index - line.index, self.sample_rate_hz)
+        passed_ns = samples_to_ns(index - line.sample, self.sample_rate_hz)
         return line.t_ns + passed_ns + self._utc_offset_ns()
 
     def index_at(self, t_ns: int) -> int:
         """Return the index of the sample taken at `t_ns`, on the clock observed, to nearest."""
         line = self._line
-        return line.index + ns_to_samples(t_ns - line.t_ns, self.sample_rate_hz)
+        return line.sample + ns_to_samples(t_ns - line.t_ns, self.sample_rate_hz)
 
     def _measure_drift(self) -> None:
         line, start = self._line, self._anchor
-        self._fit_due_index = line.index + round(DRIFT_PERIOD_S * self.sample_rate_hz)
-        audio_ns = samples_to_ns(line.index - start.index, self.sample_rate_hz)
+        self._fit_due_index = line.sample + round(DRIFT_PERIOD_S * self.sample_rate_hz)
+        audio_ns = samples_to_ns(line.sample - start.sample, self.sample_rate_hz)
         late_ns = line.t_ns - start.t_ns - audio_ns
         self._fit.add(audio_ns / NS_PER_S, late_ns / NS_PER_S)
         if self._fit.error < DRIFT_TOLERANCE:
