@@ -16,6 +16,9 @@ _SLOT_S = 0.002
 """What is due within so short a time is done in one go, so that wake-ups do not grow with
 streams."""
 
+_Entry = tuple[float, int, Iterator[float]]
+"""When it is due, a number that breaks ties, and the work."""
+
 log = logging.getLogger(__name__)
 
 
@@ -27,7 +30,8 @@ class Pacer:
 
     def __init__(self) -> None:
         self._news = threading.Condition()
-        self._due: list[tuple[float, int, Iterator[float]]] = []  # a heap; the number breaks ties
+        self._due: list[_Entry] = []  # a heap
+        self._hurried: set[Iterator[float]] = set()  # while they were at work
         self._numbers = itertools.count()
         self._running = False
 
@@ -42,16 +46,20 @@ class Pacer:
                 threading.Thread(target=self._run, name="pacer", daemon=True).start()
 
     def hurry(self, work: Iterator[float]) -> None:
-        """Cut the pause of an iterator short, if it is in one."""
+        """Cut the pause of an iterator short: the one it is in, or else its next."""
         with self._news:
             rest = [entry for entry in self._due if entry[2] is not work]
             if len(rest) < len(self._due):
                 self._due = [(0.0, next(self._numbers), work), *rest]
                 heapq.heapify(self._due)
                 self._news.notify()
+            elif self._running:
+                self._hurried.add(work)
 
     def _run(self) -> None:
-        while (due := self._take_due()) is not None:
+        paused: list[_Entry] = []
+        while (due := self._take_due(paused)) is not None:
+            paused = []
             for work in due:
                 try:
                     pause_s = next(work)
@@ -60,13 +68,15 @@ class Pacer:
                 except Exception:
                     log.exception("a source ended with an error; the others go on")
                     continue
-                entry = (time.monotonic() + pause_s, next(self._numbers), work)
-                with self._news:
-                    heapq.heappush(self._due, entry)
+                paused.append((time.monotonic() + pause_s, next(self._numbers), work))
 
-    def _take_due(self) -> list[Iterator[float]] | None:
-        """Wait for what is due next and return it; None when nothing is left to do."""
+    def _take_due(self, paused: list[_Entry]) -> list[Iterator[float]] | None:
+        """Take back what has paused, wait for what is due next and return it; None: all is done."""
         with self._news:
+            for due_s, number, work in paused:
+                due_s = 0.0 if work in self._hurried else due_s
+                heapq.heappush(self._due, (due_s, number, work))
+            self._hurried.clear()
             while self._due:
                 now_s = time.monotonic()
                 wait_s = self._due[0][0] - now_s

@@ -57,6 +57,28 @@ def test_work_that_fails_is_logged_and_leaves_the_rest_alone(caplog) -> None:
     assert "the others go on" in caplog.text
 
 
+def test_hurrying_work_that_is_at_it_cuts_its_next_pause_short() -> None:
+    pacer, at_work, hurried, ended = (
+        Pacer(),
+        threading.Event(),
+        threading.Event(),
+        threading.Event(),
+    )
+
+    def work() -> Iterator[float]:
+        at_work.set()
+        assert hurried.wait(20)
+        yield 3600.0
+        ended.set()
+
+    one = work()
+    pacer.add(one)
+    assert at_work.wait(20)
+    pacer.hurry(one)
+    hurried.set()
+    assert ended.wait(20)
+
+
 def test_files_share_a_thread_and_lose_nothing(tmp_path: Path) -> None:
     audio = np.random.default_rng(0).uniform(-0.9, 0.9, RATE_HZ // 2).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT")
