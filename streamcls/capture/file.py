@@ -17,7 +17,7 @@ from streamcls.types import Block, FloatArray
 from streamcls.units import NS_PER_S, samples_to_ns
 
 BLOCK_S = 0.04
-DECODED_BLOCKS = 5
+DECODED_BLOCKS = 10
 """Decoded at once: libsndfile seeks after every read, which costs more than decoding a block."""
 
 
@@ -43,6 +43,8 @@ class FileSource:
         self._start_ns = start_ns
         self._first_ns = 0
         self._began_ns = 0
+        self._elapsed_ns = 0  # of the next block: where it begins, and ...
+        self._due_ns = 0  # ... when it may be read
         self._frames_read = 0
         self._decoded: deque[FloatArray] = deque()
         self._file: soundfile.SoundFile | None = None
@@ -70,18 +72,16 @@ class FileSource:
             self._decode()
         if self.wait_s() > 0:
             return None
-        samples = self._decoded.popleft()
-        elapsed_ns = samples_to_ns(self._frames_read, self.sample_rate_hz)
+        samples, elapsed_ns = self._decoded.popleft(), self._elapsed_ns
         self._frames_read += len(samples)
+        self._look_ahead()
         return Block(samples, self._first_ns + elapsed_ns)
 
     def wait_s(self) -> float:
         """Return how long until the next block is due; 0 where it need not be waited for."""
         if not self.live or not self._decoded:
             return 0.0
-        frames = self._frames_read + len(self._decoded[0])
-        due_ns = self._began_ns + samples_to_ns(frames, self.sample_rate_hz)
-        return max(0.0, (due_ns - time.monotonic_ns()) / NS_PER_S)
+        return max(0.0, (self._due_ns - time.monotonic_ns()) / NS_PER_S)
 
     def close(self) -> None:
         """Close the file."""
@@ -107,6 +107,14 @@ class FileSource:
                 raise SourceError(self._describe_damage("the rest cannot be decoded"))
             raise EndOfStream
         self._decoded.extend(samples[first : first + n] for first in range(0, len(samples), n))
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Note where the next block begins and when its last sample is due."""
+        if self._decoded:
+            end = self._frames_read + len(self._decoded[0])
+            self._elapsed_ns = samples_to_ns(self._frames_read, self.sample_rate_hz)
+            self._due_ns = self._began_ns + samples_to_ns(end, self.sample_rate_hz)
 
     @staticmethod
     def _read_frames(file: soundfile.SoundFile, frames: int) -> FloatArray:
