@@ -208,6 +208,7 @@ class Engine:
     def _allocate_staging(self) -> None:
         hop_samples, self._tile_rows = self._executor.hop_samples, self._executor.buckets[-1]
         self._audio = np.zeros((self._tile_rows, hop_samples), np.float32)
+        self._rows = list(self._audio)
         self._slots = np.zeros(self._tile_rows, np.int32)
         self._fresh = np.zeros(self._tile_rows, bool)
         self._set_enough()
@@ -226,7 +227,7 @@ class Engine:
         ended: list[_Stream] = []
         for stream in ready:
             row = len(tile)
-            hop = None if stream.removed else stream.ring.read_hop(self._audio[row])
+            hop = None if stream.removed else stream.ring.read_hop(self._rows[row])
             if hop is None:
                 if stream.ring.ended and not stream.removed:
                     ended.append(stream)
@@ -277,10 +278,11 @@ class Engine:
         levels_dbfs = power_to_dbfs(result.mean_square).tolist()
         clipped = (result.peak >= FULL_SCALE).tolist()
         complete = []
-        for row, (stream, hop) in enumerate(tile):
-            stream.tracker.add(hop, levels_dbfs[row], clipped[row])
+        said = zip(tile, levels_dbfs, clipped, result.probabilities, strict=True)
+        for (stream, hop), level_dbfs, is_clipped, probabilities in said:
+            stream.tracker.add(hop, level_dbfs, is_clipped)
             if stream.tracker.tells and not stream.removed:
-                complete.append((stream, _predict(stream, result.probabilities[row])))
+                complete.append((stream, _predict(stream, probabilities)))
             self._hear(stream)
         self._emit(complete)
 
