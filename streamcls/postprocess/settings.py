@@ -135,15 +135,13 @@ class EventSettings:
 
 
 _Settings = TypeVar("_Settings", EventSettings, ClassSettings)
+_CLASS_KEYS = tuple(one.name for one in dataclasses.fields(ClassSettings))
 
 
 def override(settings: _Settings, nearer: ClassSettings) -> _Settings:
     """Return ``settings`` with every key of `ClassSettings` that ``nearer`` sets."""
-    names = (one.name for one in dataclasses.fields(ClassSettings))
-    found = {name: getattr(nearer, name) for name in names}
-    return dataclasses.replace(
-        settings, **{name: value for name, value in found.items() if value is not None}
-    )
+    found = {key: value for key in _CLASS_KEYS if (value := getattr(nearer, key)) is not None}
+    return dataclasses.replace(settings, **found) if found else settings
 
 
 def settle_for_stream(settings: EventSettings, stream: StreamEventSettings) -> EventSettings:
