@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Iterator
 
-_SLOT_S = 0.002
+_SLOT_S = 0.005
 """What is due within so short a time is done in one go, so that wake-ups do not grow with
-streams."""
+streams. Each is paid with cold caches: at 2 ms a prediction cost half more with 16 to 256 files."""
 
 _Entry = tuple[float, int, Iterator[float]]
 """When it is due, a number that breaks ties, and the work."""
