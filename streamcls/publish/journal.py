@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from streamcls.publish.schema import DataMessage, EventMessage, message_sequence, split_topic
 
-ENTRY_OVERHEAD_BYTES = 250
+ENTRY_OVERHEAD_BYTES = 270
 """What Python adds to a message's frames (measured with tracemalloc, rounded up)."""
 PAGE_LIMIT_MESSAGES = 500
 PAGE_LIMIT_BYTES = 256 * 1024
