@@ -143,7 +143,7 @@ def profile_step(executor: Executor, model: str, rows: int, limits: Limits) -> P
     audio = audio.astype(np.float32)
     slots, fresh = np.arange(rows, dtype=np.int32), np.zeros(rows, bool)
     weights, state = executor._weights, jax.numpy.zeros_like(executor._state)
-    staging = executor._staging[rows].rows
+    staging = executor._staging.rows[rows]
 
     def step() -> None:
         executor.step(audio, slots, fresh)

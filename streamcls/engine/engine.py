@@ -206,9 +206,8 @@ class Engine:
             self._hear(stream)  # what it has to hear again
 
     def _allocate_staging(self) -> None:
-        hop_samples, self._tile_rows = self._executor.hop_samples, self._executor.buckets[-1]
-        self._audio = np.zeros((self._tile_rows, hop_samples), np.float32)
-        self._rows = list(self._audio)
+        self._tile_rows = self._executor.buckets[-1]
+        self._rows = list(self._executor.tile)
         self._slots = np.zeros(self._tile_rows, np.int32)
         self._fresh = np.zeros(self._tile_rows, bool)
         self._set_enough()
@@ -273,7 +272,7 @@ class Engine:
     def _step(self, tile: list[tuple[_Stream, Hop]]) -> None:
         """Run the hops in the first rows of the staging arrays and emit what is complete."""
         n = len(tile)
-        result = self._executor.step(self._audio[:n], self._slots[:n], self._fresh[:n])
+        result = self._executor.step_tile(self._slots[:n], self._fresh[:n])
         self.ticks += 1
         levels_dbfs = power_to_dbfs(result.mean_square).tolist()
         clipped = (result.peak >= FULL_SCALE).tolist()
@@ -305,12 +304,12 @@ class Engine:
 
     def _pad_to_window(self, stream: _Stream) -> None:
         """Feed silence until the window is whole, so that a short clip gets its prediction."""
-        self._audio[0] = 0.0
+        self._rows[0][:] = 0.0
         self._slots[0] = stream.slot
         self._fresh[0] = False
         result = None
         while not stream.tracker.complete:
-            result = self._executor.step(self._audio[:1], self._slots[:1], self._fresh[:1])
+            result = self._executor.step_tile(self._slots[:1], self._fresh[:1])
             stream.tracker.add_padding()
         assert result is not None
         if stream.tracker.tells:

@@ -20,7 +20,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +80,8 @@ class Executor(ABC):
         max_streams: Number of slots.
         buckets: Sizes of the compiled steps, ascending; the last is the most that `step` takes.
         n_classes: Number of labels.
+        tile: ``[buckets[-1], hop_samples]`` float32; who fills its first rows in place calls
+            `step_tile` and saves the copy that `step` makes.
     """
 
     def __init__(
@@ -104,7 +106,8 @@ class Executor(ABC):
         self._memory = _Layout(jax.eval_shape(self._initial_state))
         self._state = jnp.zeros((max_streams + 1, self._memory.width), jnp.float32)
         self._steps: dict[int, jax.stages.Compiled] = {}
-        self._staging = {b: _Staging(b, hop_samples) for b in self.buckets}
+        self._staging = _Staging(self.buckets, hop_samples)
+        self.tile = self._staging.audio
 
     @abstractmethod
     def _initial_memory(self, model: Classifier, rows: int) -> State:
@@ -198,7 +201,6 @@ class Executor(ABC):
         tile = choose_tile({bucket: step_s / bucket for bucket, step_s in seconds.items()})
         self.buckets = [bucket for bucket in self.buckets if bucket <= tile]
         self._steps = {bucket: self._steps[bucket] for bucket in self.buckets}
-        self._staging = {bucket: self._staging[bucket] for bucket in self.buckets}
 
     def compiled(self, bucket: int) -> jax.stages.Compiled:
         """Return the compiled step for so many rows, to be looked at."""
@@ -214,14 +216,18 @@ class Executor(ABC):
             slots: ``[streams]`` int32, all different.
             fresh: ``[streams]`` bool; true starts the stream's state anew.
         """
+        self.tile[: len(slots)] = audio
+        return self.step_tile(slots, fresh)
+
+    def step_tile(self, slots: NDArray[np.int32], fresh: NDArray[np.bool_]) -> StepResult:
+        """Do the same with the audio in the first rows of `tile`."""
         n = len(slots)
         bucket = next(b for b in self.buckets if b >= n)
-        staging = self._staging[bucket]
-        staging.audio[:n] = audio
+        staging = self._staging
         staging.control[:n] = slots << 1 | fresh
-        staging.control[n:] = self._padding_slot << 1 | 1
-        self._state, packed = self._steps[bucket](self._weights, self._state, staging.rows)
-        # Waits for the computation: the staging arrays, which the device may alias, are free again.
+        staging.control[n:bucket] = self._padding_slot << 1 | 1
+        self._state, packed = self._steps[bucket](self._weights, self._state, staging.rows[bucket])
+        # Waits for the computation: the staging array, which the device may alias, is free again.
         host = np.asarray(packed)[:n]
         return StepResult(host[:, : self.n_classes], host[:, -2], host[:, -1])
 
@@ -257,18 +263,19 @@ def _measure_level(audio: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class _Staging:
-    """Preallocated input of one bucket: a row per stream, in one array.
+    """Preallocated input of all buckets: a row per stream, in one array.
 
     Attributes:
-        rows: ``[bucket, hop_samples + 1]`` float32; what the device gets.
-        audio: The first ``hop_samples`` columns.
-        control: The bits of the last column: ``slot << 1 | fresh``, int32.
+        rows: For each bucket ``[bucket, hop_samples + 1]`` float32; what the device gets.
+        audio: The first ``hop_samples`` columns of the largest.
+        control: The bits of its last column: ``slot << 1 | fresh``, int32.
     """
 
-    def __init__(self, bucket: int, hop_samples: int):
-        self.rows = _aligned_zeros((bucket, hop_samples + 1))
-        self.audio = self.rows[:, :hop_samples]
-        self.control = self.rows.view(np.int32)[:, hop_samples]
+    def __init__(self, buckets: Sequence[int], hop_samples: int):
+        rows = _aligned_zeros((buckets[-1], hop_samples + 1))
+        self.rows = {bucket: rows[:bucket] for bucket in buckets}
+        self.audio = rows[:, :hop_samples]
+        self.control = rows.view(np.int32)[:, hop_samples]
 
 
 def _aligned_zeros(shape: tuple[int, int]) -> FloatArray:
