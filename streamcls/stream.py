@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from streamcls.capture import (
     Feeder,
+    FileSource,
     Source,
     SourceLost,
     SourceOptions,
@@ -76,6 +77,8 @@ def build_stream(
         log.warning("stream %s: %s; it is waited for", name, reason, extra={"stream": name})
     if source.channels:  # a file says it before it is opened for good
         check_channel(stream.channel, source.channels)
+    if isinstance(source, FileSource):
+        source.suit_hops(model.hop_samples, model.rate_hz)
     events = settle_for_stream(config.events, stream.events)
     detector = model.build_detector(name, events)
     capacity, kept = size_ring(config, model)

@@ -2,6 +2,7 @@
 
 from streamcls.capture.factory import parse_source
 from streamcls.capture.feeder import Feeder
+from streamcls.capture.file import FileSource
 from streamcls.capture.pacer import Pacer
 from streamcls.capture.portaudio import InputDevice, list_devices
 from streamcls.capture.remote import RemoteSource
@@ -13,6 +14,7 @@ __all__ = [
     "Channel",
     "EndOfStream",
     "Feeder",
+    "FileSource",
     "InputDevice",
     "Pacer",
     "RemoteSource",

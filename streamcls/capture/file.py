@@ -4,6 +4,7 @@ Runs wholly on the feeder's thread, at real-time pace on the one it shares with 
 Whatever libsndfile reads: WAV, FLAC, Ogg, MP3, ...
 """
 
+import math
 import time
 from collections import deque
 from pathlib import Path
@@ -17,12 +18,13 @@ from streamcls.types import Block, FloatArray
 from streamcls.units import NS_PER_S, samples_to_ns
 
 BLOCK_S = 0.04
-DECODED_BLOCKS = 10
+LONGEST_BLOCK_S = 0.08
+DECODED_S = 0.4
 """Decoded at once: libsndfile seeks after every read, which costs more than decoding a block."""
 
 
 class FileSource:
-    """Blocks of 40 ms from a sound file.
+    """Blocks from a sound file.
 
     The first sample has the time of opening (or `start_ns`), later ones follow by the file's
     rate, whatever the pace.
@@ -31,6 +33,9 @@ class FileSource:
         path: The file.
         pace: ``realtime`` hands a block over when a microphone would have: at its end.
         start_ns: Time of the first sample; None takes the moment of opening.
+
+    Attributes:
+        block_s: Length of a block; see `suit_hops`.
     """
 
     finite = True
@@ -38,6 +43,7 @@ class FileSource:
     def __init__(self, path: Path, pace: Pace = "realtime", start_ns: int | None = None) -> None:
         self.path = path
         self.live = pace == "realtime"
+        self.block_s = BLOCK_S
         self.sample_rate_hz = 0
         self.channels = 0
         self._start_ns = start_ns
@@ -56,6 +62,18 @@ class FileSource:
         """Look whether the file is there and can be decoded."""
         with self._load_header() as file:
             self.sample_rate_hz, self.channels = file.samplerate, file.channels
+
+    def suit_hops(self, hop_samples: int, rate_hz: int) -> None:
+        """Hand over whole hops, or equal parts of long ones, to a model that takes the file as is.
+
+        Less than a hop completes no prediction and costs as much. Where the rates differ blocks
+        stay short, because a resampler keeps the end of each to itself until the next.
+        """
+        if self.sample_rate_hz == rate_hz:
+            parts = math.ceil(hop_samples / (LONGEST_BLOCK_S * rate_hz))
+            while hop_samples % parts:
+                parts += 1
+            self.block_s = hop_samples / parts / rate_hz
 
     def open(self) -> None:
         """Open the file and start its clock."""
@@ -93,9 +111,9 @@ class FileSource:
         """Decode some blocks; one at a time where several cannot be, up to the damage itself."""
         if self._file is None:
             raise EndOfStream
-        n = max(1, round(BLOCK_S * self.sample_rate_hz))
+        n = max(1, round(self.block_s * self.sample_rate_hz))
         try:
-            samples = self._read_frames(self._file, DECODED_BLOCKS * n)
+            samples = self._read_frames(self._file, n * round(DECODED_S / self.block_s))
         except soundfile.LibsndfileError:
             try:
                 self._file.seek(self._frames_read)

@@ -65,6 +65,30 @@ def test_realtime_hands_no_block_over_before_it_was_spoken(tmp_path: Path) -> No
     assert due_s == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize(
+    ("rate_hz", "hop_samples", "block_samples"),
+    [
+        (16_000, 640, 640),
+        (16_000, 1280, 1280),
+        (16_000, 3840, 1280),
+        (16_000, 3520, 880),  # a third of it is no whole number of samples
+        (16_000, 160_000, 1280),
+        (44_100, 1280, 1764),  # resampled: as without a hop
+    ],
+)
+def test_blocks_make_up_hops(
+    tmp_path: Path, rate_hz: int, hop_samples: int, block_samples: int
+) -> None:
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, noise(2.0, rate_hz, 1), rate_hz)
+    source = FileSource(path, "fast")
+    source.check()
+    source.suit_hops(hop_samples, 16_000)
+    lengths = [len(block.samples) for block in read_all(source)]
+    assert set(lengths[:-1]) == {block_samples}
+    assert sum(lengths) == 2 * rate_hz
+
+
 def make_missing(path: Path) -> None:
     assert not path.exists()
 
