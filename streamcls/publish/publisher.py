@@ -329,7 +329,7 @@ class Publisher(SocketService):
 
     def _send(self, socket: zmq.Socket[bytes], topic: bytes, payload: bytes) -> None:
         # Never blocks: for a subscriber at its high-water mark XPUB drops the message.
-        # Frame by frame, which `send_multipart` does not do in a third more time.
+        # Frame by frame: `send_multipart` takes a third longer.
         socket.send(topic, _NOBLOCK_MORE)
         socket.send(payload, zmq.NOBLOCK)
         self._sent += 1
