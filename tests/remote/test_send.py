@@ -137,7 +137,7 @@ def test_a_daemon_that_goes_and_comes_costs_only_what_was_on_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender_module, "BEAT_INTERVAL_S", 0.1)
-    monkeypatch.setattr(sender_module, "ANSWER_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(sender_module, "ANSWER_TIMEOUT_S", 0.8)
     monkeypatch.setattr("streamcls.capture.sequence.HOLD_S", 0.1)
     with Receiver() as receiver:
         with Ingest("tcp://127.0.0.1:*") as first:
@@ -146,7 +146,7 @@ def test_a_daemon_that_goes_and_comes_costs_only_what_was_on_the_way(
             context = sending(endpoint, write_ramp(tmp_path, 4))
             sent = context.__enter__()
             receiver.wait_for(lambda: len(receiver.hops) > 30, "audio")
-        time.sleep(1.0)
+        time.sleep(1.5)  # longer than the timeout, which is longer than a busy machine stalls
         before = len(receiver.hops)
         with Ingest(endpoint) as second:
             connect(second, receiver)
@@ -155,7 +155,7 @@ def test_a_daemon_that_goes_and_comes_costs_only_what_was_on_the_way(
             sent.thread.join(10)
             context.__exit__(None, None, None)
     heard = check_ramp(receiver)
-    assert sent.sender.connections >= 2  # once more where the machine stalls for the timeout
+    assert sent.sender.connections == 2
     assert max(heard) == 4 * RATE_HZ - 1  # exact to the end: the numbering went on
     assert len(heard) + receiver.ring.skipped == 4 * RATE_HZ
     # The sender kept the rest. Until it notices, packets go where nobody reads: at most the

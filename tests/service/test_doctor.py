@@ -1,7 +1,6 @@
 """`streamcls doctor` on this machine as it is, with sources that work and sources that do not."""
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -80,15 +79,12 @@ def test_silence_is_a_warning(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("source", "said"),
-    [
-        ("file:/nonexistent.wav", "/nonexistent.wav"),
-        ("device:no such thing", "no such thing|PortAudio library is not installed"),
-    ],
+    [("file:/nonexistent.wav", "/nonexistent.wav"), ("device:no such thing", "no such thing")],
 )
 def test_a_source_that_is_not_there_fails(tmp_path: Path, source: str, said: str):
     finding = hear(tmp_path, source)
     assert finding.grade is Grade.FAIL
-    assert re.search(said, finding.seen)
+    assert said in finding.seen
 
 
 def test_a_channel_that_is_not_there_fails(tmp_path: Path):
