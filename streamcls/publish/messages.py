@@ -84,7 +84,7 @@ def _top_of_few(
         raise ValueError("a probability is not finite")
     order = sorted(range(len(labels)), key=probabilities.__getitem__, reverse=True)
     best = order[: top_k or None]
-    return {labels[index]: float(f"{probabilities[index]:.6g}") for index in best}  # `_round`
+    return {labels[index]: _round(probabilities[index]) for index in best}
 
 
 def _round(score: float) -> float:
