@@ -82,7 +82,7 @@ class _Sequence:
         self.kept_at_s.append(kept_at_s)
         self.topics.append(topic)
         self.payloads.append(payload)
-        size_bytes = _size_bytes(topic, payload)
+        size_bytes = entry.size_bytes
         self.size_bytes += size_bytes
         return size_bytes
 
