@@ -49,8 +49,7 @@ class FileSource:
         self._start_ns = start_ns
         self._first_ns = 0
         self._began_ns = 0
-        self._elapsed_ns = 0  # of the next block: where it begins, and ...
-        self._due_ns = 0  # ... when it may be read
+        self._due_ns = 0  # when the next block may be read
         self._frames_read = 0
         self._decoded: deque[FloatArray] = deque()
         self._file: soundfile.SoundFile | None = None
@@ -90,7 +89,8 @@ class FileSource:
             self._decode()
         if self.wait_s() > 0:
             return None
-        samples, elapsed_ns = self._decoded.popleft(), self._elapsed_ns
+        samples = self._decoded.popleft()
+        elapsed_ns = samples_to_ns(self._frames_read, self.sample_rate_hz)
         self._frames_read += len(samples)
         self._look_ahead()
         return Block(samples, self._first_ns + elapsed_ns)
@@ -128,10 +128,9 @@ class FileSource:
         self._look_ahead()
 
     def _look_ahead(self) -> None:
-        """Note where the next block begins and when its last sample is due."""
+        """Note when the last sample of the next block is due: it is asked for more than once."""
         if self._decoded:
             end = self._frames_read + len(self._decoded[0])
-            self._elapsed_ns = samples_to_ns(self._frames_read, self.sample_rate_hz)
             self._due_ns = self._began_ns + samples_to_ns(end, self.sample_rate_hz)
 
     @staticmethod
