@@ -81,9 +81,11 @@ class EventDetector:
         self._smoothing_ns = [one.smoothing_ns for one in rules]
         self._noise = settings.noise_floor
         self._floor = NoiseFloor(self._noise, len(rules)) if self._noise.enabled else None
-        self._arrays = ArrayReader(rules, sum_groups=task == "single-label")
-        few = self._floor is None and ListReader.suits(rules)
-        self._reader: ScoreReader[Any] = ListReader(rules) if few else self._arrays
+        self._reader: ScoreReader[Any]
+        if self._floor is None and ListReader.suits(rules):
+            self._reader = ListReader(rules)
+        else:
+            self._reader = ArrayReader(rules, sum_groups=task == "single-label")
         self._delays_ns = [0] * len(rules)
         self._busy: set[int] = set()
         self._epoch: int | None = None
@@ -199,6 +201,8 @@ class EventDetector:
 
     def _adapt(self, floor: NoiseFloor, scores: Scores, interval_s: float) -> None:
         """Learn from the quiet tracks, and lift their thresholds when the floors were renewed."""
+        reader = self._reader
+        assert isinstance(reader, ArrayReader)  # lists have no limits that move
         sounding = [index for index in self._busy if self._tracks[index].detecting]
         if not floor.learn(scores, interval_s, sounding):
             return
@@ -206,7 +210,7 @@ class EventDetector:
         lifts = np.maximum(wanted - self._onset_thresholds, 0.0)
         lifted = self._near_thresholds + lifts
         # The thresholds of a detection stay as they were until it is over.
-        lifted[sounding] = self._arrays.watch_from[sounding]
-        for index in (lifted != self._arrays.watch_from).nonzero()[0].tolist():
+        lifted[sounding] = reader.watch_from[sounding]
+        for index in (lifted != reader.watch_from).nonzero()[0].tolist():
             self._tracks[index].raise_thresholds(float(lifts[index]))
-        self._arrays.watch_from = lifted
+        reader.watch_from = lifted
