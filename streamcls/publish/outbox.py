@@ -11,7 +11,12 @@ from typing import NamedTuple
 
 from streamcls.errors import PublishError
 from streamcls.publish.messages import Record, Vocabulary
-from streamcls.publish.schema import check_stream_name, sequence_topic, split_topic
+from streamcls.publish.schema import (
+    STREAM_TYPES,
+    check_stream_name,
+    sequence_topic,
+    split_topic,
+)
 
 SEQUENCES_LIMIT = 65_536
 """Numbers are never forgotten within a run, so the streams that can have any are counted."""
@@ -91,6 +96,14 @@ class Outbox:
             self._closed = True
             while self._queue:
                 self._drop_one()
+
+    def has_passed(self, stream: str) -> bool:
+        """Return whether nothing of a stream waits: all that was put is taken or dropped."""
+        with self._lock:
+            return all(
+                self._passed_seq.get(sequence, -1) + 1 == self._next_seq.get(sequence, 0)
+                for sequence in (sequence_topic(one, stream) for one in STREAM_TYPES)
+            )
 
     def passed_seq(self) -> dict[str, int]:
         """Return for each sequence the last number that was taken or dropped."""

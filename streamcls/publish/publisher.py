@@ -180,7 +180,9 @@ class Publisher(SocketService):
         self._reloads = (done, error)
 
     def retire_stream(self, stream: str) -> None:
-        """Forget last values and journal of a removed stream within a second or two.
+        """Forget last values and journal of a removed stream, once what it queued is sent.
+
+        That takes a second or two.
 
         Its numbers are remembered, so that they go on if a stream of that name comes back.
         """
@@ -284,8 +286,10 @@ class Publisher(SocketService):
 
     def _tidy(self) -> None:
         with self._retired_lock:
-            retired, self._retired = self._retired, set()
-        for stream in retired:
+            # What still waits would come into the journal after it was forgotten, and stay there.
+            passed = {stream for stream in self._retired if self._outbox.has_passed(stream)}
+            self._retired -= passed
+        for stream in passed:
             self._journal.forget(stream)
         self._journal.expire()
 

@@ -47,6 +47,17 @@ def test_predictions_give_way_to_what_is_said_once(put):
     assert outbox.passed_seq()["prediction/porch/"] == 1
 
 
+def test_a_stream_has_passed_when_nothing_of_it_waits(put):
+    outbox = Outbox(2)
+    assert outbox.has_passed("porch")  # which has put nothing yet
+    put(outbox, "prediction", "event", "event")  # the prediction gave way
+    outbox.take()
+    assert not outbox.has_passed("porch")
+    assert outbox.has_passed("hall")
+    outbox.take()
+    assert outbox.has_passed("porch")
+
+
 def test_what_waits_or_comes_at_the_end_is_counted(put):
     outbox = Outbox(3)
     put(outbox, "event", "prediction")
