@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import json
-import sys
+import os
 from typing import TYPE_CHECKING, Any
 
 from streamcls.cli.manual import Page, add_command
@@ -18,16 +18,21 @@ time, adds more and more streams, and listens to all of them; ends at the first 
 audio or messages were lost or half of the predictions came later than a hop. About a minute.
 
 Latency is from the last sample of a window to the prediction in a subscriber's hands. Cores are
-the daemon's CPU time per second.""",
+the daemon's CPU time per second. With --daemons several daemons share the streams, and cores and
+memory are those of all of them.""",
     epilog="""\
 examples:
   streamcls bench
       The default model, a prediction every 80 ms.
   streamcls bench --model yamnet --hop-ms 240 480
       Another model at two hops.
+  streamcls bench --daemons 2 --streams 512 768 1000
+      Two daemons, each with half of the streams.
   streamcls bench --streams 8 --json
       The figures of 8 streams, for a program.""",
 )
+_LOCK_BOUND = 0.8
+"""Of the cores; a daemon that uses less and is late waits for itself."""
 _HEADER = "streams   hop ms   predictions/s   cores   p50 ms   p99 ms   max ms   MB   "
 
 
@@ -56,6 +61,13 @@ def add_parser(commands: Any) -> None:
         help="numbers of streams to try, ascending (default 1, 16, ... 1000)",
     )
     parser.add_argument(
+        "--daemons",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="daemons that share the streams (default 1)",
+    )
+    parser.add_argument(
         "--level-s", type=float, default=3.0, metavar="S", help="time for each number (default 3)"
     )
     parser.add_argument(
@@ -67,7 +79,7 @@ def add_parser(commands: Any) -> None:
 
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of streams; give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not such a number; give 1 or more")
     return int(text)
 
 
@@ -75,26 +87,29 @@ def _bench(arguments: argparse.Namespace) -> int:
     from streamcls.bench import LEVELS, measure_levels
 
     if not arguments.json:
-        print(_HEADER)
+        print(_HEADER, flush=True)
     levels: list[Level] = []
     for hop_ms in arguments.hop_ms:
         for level in measure_levels(
             arguments.model,
             hop_ms,
-            sorted(arguments.streams or LEVELS),
+            sorted(arguments.streams or [one for one in LEVELS if one >= arguments.daemons]),
             arguments.level_s,
             [f"inference.device={arguments.device}"],
+            arguments.daemons,
         ):
             levels.append(level)
             if not arguments.json:
-                print(_row(level))
-                sys.stdout.flush()
+                print(_row(level), flush=True)
     if arguments.json:
         print(json.dumps([{**dataclasses.asdict(one), "good": one.good} for one in levels]))
         return 0
     for hop_ms in arguments.hop_ms:
-        good = [one for one in levels if one.hop_ms == hop_ms and one.good]
+        measured = [one for one in levels if one.hop_ms == hop_ms]
+        good = [one for one in measured if one.good]
         print(f"\n{_verdict(arguments.model, hop_ms, good[-1] if good else None)}")
+        if _waits_for_itself(measured[-1]):
+            print(_advice(measured[-1]))
     return 0
 
 
@@ -110,8 +125,21 @@ def _row(level: "Level") -> str:
 def _verdict(model: str, hop_ms: float, level: "Level | None") -> str:
     if level is None:
         return f"This machine cannot run {model!r} every {hop_ms:g} ms; try a longer --hop-ms."
+    shared = f", in {level.daemons} daemons" if level.daemons > 1 else ""
     return (
-        f"This machine runs {level.streams} streams of {model!r}, each with a prediction every "
-        f"{hop_ms:g} ms,\nnothing lost; half of them arrive within {level.p50_ms:.1f} ms, "
+        f"This machine runs {level.streams} streams of {model!r}{shared}, each with a prediction "
+        f"every {hop_ms:g} ms,\nnothing lost; half of them arrive within {level.p50_ms:.1f} ms, "
         f"99 % within {level.p99_ms:.1f} ms."
+    )
+
+
+def _waits_for_itself(level: "Level") -> bool:
+    """Tell whether it was too much for the threads of a daemon, and not for the processor."""
+    return not level.good and level.cores < _LOCK_BOUND * (os.cpu_count() or 1)
+
+
+def _advice(level: "Level") -> str:
+    return (
+        f"More were late although {level.cores:.1f} of {os.cpu_count()} cores were used: "
+        f"an interpreter runs\none thread at a time. Try --daemons {level.daemons + 1}."
     )
