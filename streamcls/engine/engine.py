@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
-import numpy as np
-
 from streamcls.engine.executor import FULL_SCALE, Executor
 from streamcls.engine.latency import LatencyHistogram
 from streamcls.engine.ready import ReadyQueue
@@ -79,7 +77,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._failure: Exception | None = None
         self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
-        self._allocate_staging()
+        self._take_tile()
         self.windows = 0
         self.ticks = 0
         self.latency = LatencyHistogram()
@@ -188,7 +186,7 @@ class Engine:
                     f"{executor.max_streams}; raise it, or remove streams first"
                 )
             self._executor = executor
-            self._allocate_staging()
+            self._take_tile()
             self._free_slots = deque(range(executor.max_streams))
             streams = list(self._streams.values())
             for stream in streams:
@@ -205,11 +203,9 @@ class Engine:
         for stream in streams:
             self._hear(stream)  # what it has to hear again
 
-    def _allocate_staging(self) -> None:
+    def _take_tile(self) -> None:
         self._tile_rows = self._executor.buckets[-1]
         self._rows = list(self._executor.tile)
-        self._slots = np.zeros(self._tile_rows, np.int32)
-        self._fresh = np.zeros(self._tile_rows, bool)
         self._set_enough()
 
     def _set_enough(self) -> None:
@@ -225,21 +221,18 @@ class Engine:
         tile: list[tuple[_Stream, Hop]] = []
         ended: list[_Stream] = []
         for stream in ready:
-            row = len(tile)
-            hop = None if stream.removed else stream.ring.read_hop(self._rows[row])
+            hop = None if stream.removed else stream.ring.read_hop(self._rows[len(tile)])
             if hop is None:
                 if stream.ring.ended and not stream.removed:
                     ended.append(stream)
                 continue
-            self._slots[row] = stream.slot
-            self._fresh[row] = stream.tracker.starts_epoch(hop)
             tile.append((stream, hop))
             if len(tile) == self._tile_rows:
                 self._step(tile)
                 tile = []
         if tile:
             self._step(tile)
-        for stream in ended:  # last: padding a short clip needs the staging arrays
+        for stream in ended:  # last: padding a short clip needs the tile
             self._finish(stream)
         return bool(ready)
 
@@ -270,16 +263,15 @@ class Engine:
                 future.set_result(None)
 
     def _step(self, tile: list[tuple[_Stream, Hop]]) -> None:
-        """Run the hops in the first rows of the staging arrays and emit what is complete."""
-        n = len(tile)
-        result = self._executor.step_tile(self._slots[:n], self._fresh[:n])
+        """Run the hops in the first rows of the executor's tile and emit what is complete."""
+        slots = [stream.slot for stream, _ in tile]
+        fresh = [stream.tracker.starts_epoch(hop) for stream, hop in tile]
+        result = self._executor.step_tile(slots, fresh)
         self.ticks += 1
-        levels_dbfs = power_to_dbfs(result.mean_square).tolist()
-        clipped = (result.peak >= FULL_SCALE).tolist()
         complete = []
-        said = zip(tile, levels_dbfs, clipped, result.probabilities, strict=True)
-        for (stream, hop), level_dbfs, is_clipped, probabilities in said:
-            stream.tracker.add(hop, level_dbfs, is_clipped)
+        said = zip(tile, result.mean_square, result.peak, result.probabilities, strict=True)
+        for (stream, hop), power, peak, probabilities in said:
+            stream.tracker.add(hop, power_to_dbfs(power), peak >= FULL_SCALE)
             if stream.tracker.tells and not stream.removed:
                 complete.append((stream, _predict(stream, probabilities)))
             self._hear(stream)
@@ -305,11 +297,9 @@ class Engine:
     def _pad_to_window(self, stream: _Stream) -> None:
         """Feed silence until the window is whole, so that a short clip gets its prediction."""
         self._rows[0][:] = 0.0
-        self._slots[0] = stream.slot
-        self._fresh[0] = False
         result = None
         while not stream.tracker.complete:
-            result = self._executor.step_tile(self._slots[:1], self._fresh[:1])
+            result = self._executor.step_tile([stream.slot], [False])
             stream.tracker.add_padding()
         assert result is not None
         if stream.tracker.tells:

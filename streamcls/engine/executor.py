@@ -14,6 +14,7 @@ What a stream's memory is and how a hop of frames becomes logits is up to the ki
 `incremental` or `windowed`. Owned by the engine's thread after `Executor.warm_up`.
 """
 
+import bisect
 import functools
 import itertools
 import math
@@ -52,17 +53,17 @@ _ALIGNMENT_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step says about each of its streams (host arrays, first axis: streams).
+    """What one step says about each of its streams.
 
     Attributes:
         probabilities: ``[streams, classes]`` float32 in [0, 1].
-        mean_square: ``[streams]`` float32, power of the hop.
-        peak: ``[streams]`` float32, largest magnitude in the hop.
+        mean_square: For each stream the power of the hop.
+        peak: For each stream the largest magnitude in the hop.
     """
 
     probabilities: FloatArray
-    mean_square: FloatArray
-    peak: FloatArray
+    mean_square: Sequence[float]
+    peak: Sequence[float]
 
 
 class Executor(ABC):
@@ -217,19 +218,26 @@ class Executor(ABC):
             fresh: ``[streams]`` bool; true starts the stream's state anew.
         """
         self.tile[: len(slots)] = audio
-        return self.step_tile(slots, fresh)
+        return self.step_tile(slots.tolist(), fresh.tolist())
 
-    def step_tile(self, slots: NDArray[np.int32], fresh: NDArray[np.bool_]) -> StepResult:
-        """Do the same with the audio in the first rows of `tile`."""
+    def step_tile(self, slots: Sequence[int], fresh: Sequence[bool]) -> StepResult:
+        """Do the same with the audio in the first rows of `tile`.
+
+        Plain numbers for few rows: behind a compiled step the caches are cold, and each operation
+        of NumPy takes three times as long as it does in a loop of its own.
+        """
         n = len(slots)
-        bucket = next(b for b in self.buckets if b >= n)
-        staging = self._staging
-        staging.control[:n] = slots << 1 | fresh
-        staging.control[n:bucket] = self._padding_slot << 1 | 1
-        self._state, packed = self._steps[bucket](self._weights, self._state, staging.rows[bucket])
+        bucket = self.buckets[bisect.bisect_left(self.buckets, n)]
+        control = self._staging.control
+        for row, slot in enumerate(slots):
+            control[row] = slot << 1 | fresh[row]
+        for row in range(n, bucket):
+            control[row] = self._padding_slot << 1 | 1
+        rows = self._staging.rows[bucket]
+        self._state, packed = self._steps[bucket](self._weights, self._state, rows)
         # Waits for the computation: the staging array, which the device may alias, is free again.
         host = np.asarray(packed)[:n]
-        return StepResult(host[:, : self.n_classes], host[:, -2], host[:, -1])
+        return StepResult(host[:, : self.n_classes], host[:, -2].tolist(), host[:, -1].tolist())
 
 
 def choose_tile(row_s: Mapping[int, float]) -> int:
@@ -268,14 +276,14 @@ class _Staging:
     Attributes:
         rows: For each bucket ``[bucket, hop_samples + 1]`` float32; what the device gets.
         audio: The first ``hop_samples`` columns of the largest.
-        control: The bits of its last column: ``slot << 1 | fresh``, int32.
+        control: The bits of its last column: ``slot << 1 | fresh``, int32 each.
     """
 
     def __init__(self, buckets: Sequence[int], hop_samples: int):
         rows = _aligned_zeros((buckets[-1], hop_samples + 1))
         self.rows = {bucket: rows[:bucket] for bucket in buckets}
         self.audio = rows[:, :hop_samples]
-        self.control = rows.view(np.int32)[:, hop_samples]
+        self.control = rows.view(np.int32)[:, hop_samples].data
 
 
 def _aligned_zeros(shape: tuple[int, int]) -> FloatArray:

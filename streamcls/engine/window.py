@@ -3,19 +3,18 @@
 One `WindowTracker` per stream, owned by the engine's thread.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+import math
 
-from streamcls.types import Flag, FloatArray, Hop
+from streamcls.types import Flag, Hop
 
 SILENCE_FLOOR_DBFS = -80.0
 _LOWEST_DBFS = -120.0
 _LONG_AGO = -(1 << 62)
 
 
-def power_to_dbfs(mean_square: FloatArray) -> NDArray[np.float64]:
-    """Return levels of signal powers in dB relative to a full-scale square wave, >= -120."""
-    return 10 * np.log10(np.maximum(mean_square.astype(np.float64), 10 ** (_LOWEST_DBFS / 10)))
+def power_to_dbfs(mean_square: float) -> float:
+    """Return the level of a signal's power in dB relative to a full-scale square wave, >= -120."""
+    return max(10 * math.log10(mean_square), _LOWEST_DBFS) if mean_square > 0 else _LOWEST_DBFS
 
 
 class WindowTracker:
