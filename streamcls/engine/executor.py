@@ -102,7 +102,8 @@ class Executor(ABC):
         self._temperature = checkpoint.header.temperature
         self._single_label = checkpoint.header.task == "single-label"
         checkpoint.model.fold()
-        self._graph, weights = nnx.split(checkpoint.model)
+        # The keys of dropout are not wanted, but a call would pay for them as arguments.
+        self._graph, self._keys, weights = nnx.split(checkpoint.model, nnx.RngState, ...)
         self._weights, self._unpack = _pack(weights)
         self._memory = _Layout(jax.eval_shape(self._initial_state))
         self._state = jnp.zeros((max_streams + 1, self._memory.width), jnp.float32)
@@ -123,7 +124,7 @@ class Executor(ABC):
         return initial_history(1, self._front_end), self._initial_memory(model, 1)
 
     def _merge(self, weights: list[jax.Array]) -> Classifier:
-        return nnx.merge(self._graph, self._unpack(weights))
+        return nnx.merge(self._graph, self._keys, self._unpack(weights))
 
     def _step(
         self, weights: list[jax.Array], state: jax.Array, rows: jax.Array
