@@ -19,6 +19,7 @@ _CPU_OPTIONS: dict[str, str | bool] = {
     "xla_cpu_experimental_ynn_fusion_type": "",
     "xla_cpu_prefer_vector_width": "512",
 }
+_UNSHARED: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 
 log = logging.getLogger(__name__)
 
@@ -53,20 +54,25 @@ def enable_compilation_cache(directory: Path | None = None) -> Path | None:
 
 
 @functools.cache
-def compiler_options() -> dict[str, str | bool]:
+def compiler_options(share_products: bool = True) -> dict[str, str | bool]:
     """Return how XLA is to compile for the device that computes; nothing where it knows better.
 
     For a CPU: a schedule that one thread runs through, where the default spreads kernels of a
     microsecond over several; small matrix products by XLA's own kernels and Eigen instead of
     YNNPACK; vectors as wide as the processor has them (decision 23).
+
+    Args:
+        share_products: Several threads may work on a matrix product or convolution. Where all are
+            small, asking for one thread saves a twentieth of a step.
     """
     if jax.device_put(np.float32(0)).device.platform != "cpu":
         return {}
-    if not (refusal := _refusal(_CPU_OPTIONS)):
-        return dict(_CPU_OPTIONS)
+    options = dict(_CPU_OPTIONS) if share_products else _CPU_OPTIONS | _UNSHARED
+    if not (refusal := _refusal(options)):
+        return options
     # Options come and go with XLA's versions; none of them is needed for right results.
     log.warning("compiling without some options, steps may take longer: %s", refusal)
-    return {name: value for name, value in _CPU_OPTIONS.items() if not _refusal({name: value})}
+    return {name: value for name, value in options.items() if not _refusal({name: value})}
 
 
 def _refusal(options: dict[str, str | bool]) -> str:

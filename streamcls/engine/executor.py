@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +111,9 @@ class Executor(ABC):
         self._staging = _Staging(self.buckets, hop_samples)
         self.tile = self._staging.audio
 
+    _shares_products: ClassVar[bool]
+    """The network's products are large enough for several threads (`compiler_options`)."""
+
     @abstractmethod
     def _initial_memory(self, model: Classifier, rows: int) -> State:
         """Return what is remembered of ``rows`` streams that begin, zeros ``[rows, ...]``."""
@@ -158,10 +161,11 @@ class Executor(ABC):
             ModelError: A bucket gives other probabilities than the single-stream step.
         """
         step = jax.jit(self._step, donate_argnums=1)
+        options = compiler_options(self._shares_products)
 
         def compile_bucket(bucket: int) -> jax.stages.Compiled:
             rows = jax.ShapeDtypeStruct((bucket, self.hop_samples + 1), jnp.float32)
-            return step.lower(self._weights, self._state, rows).compile(compiler_options())
+            return step.lower(self._weights, self._state, rows).compile(options)
 
         # XLA compiles without the interpreter's lock: all cores share the work.
         with ThreadPoolExecutor(os.cpu_count()) as pool:

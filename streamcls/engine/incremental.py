@@ -13,6 +13,8 @@ from streamcls.models.layers import State
 class IncrementalExecutor(Executor):
     """Remembers of each stream what the network's layers remember."""
 
+    _shares_products = False
+
     def _initial_memory(self, model: Classifier, rows: int) -> State:
         return model.initial_state(rows)
 

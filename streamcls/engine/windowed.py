@@ -15,6 +15,8 @@ from streamcls.models.layers import State
 class WindowedExecutor(Executor):
     """Remembers the last window of front-end frames of each stream, oldest first."""
 
+    _shares_products = True
+
     def _initial_memory(self, model: Classifier, rows: int) -> State:
         return jnp.zeros((rows, model.window_frames, self._front_end.n_mels), jnp.float32)
 
