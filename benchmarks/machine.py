@@ -3,16 +3,20 @@
 import importlib.metadata
 import os
 import platform
+import sys
 from pathlib import Path
 
 
 def describe_machine(*packages: str) -> str:
-    """Return one line: processor, cores, system, Python and the versions of ``packages``."""
+    """Return one line: processor, cores, system, Python and the versions of ``packages``.
+
+    With the path of Python, because builds of one version differ by a factor of 1.4.
+    """
     versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     parts = [
         f"{_processor()}, {os.cpu_count()} cores",
         f"{platform.system()} {platform.release()}",
-        f"Python {platform.python_version()}",
+        f"Python {platform.python_version()} ({Path(sys.executable).resolve()})",
         *versions,
     ]
     return "; ".join(parts)
