@@ -45,22 +45,27 @@ class MeasuredDaemon:
 
 @contextlib.contextmanager
 def run_daemon(
-    folder: Path, model: str, settings: Sequence[str], recording: Path
+    folder: Path, model: str, settings: Sequence[str], recording: Path, stream: str = "s0"
 ) -> Iterator[MeasuredDaemon]:
-    """Run a daemon with one stream, ``s0``, that predicts already; end it afterwards.
+    """Run a daemon with one stream that predicts already; end it afterwards.
 
     Args:
         folder: Empty; for its sockets and its log.
         model: Shipped name or path.
         settings: More ``KEY=VALUE`` of its configuration.
         recording: What its streams play.
+        stream: Name of the first.
 
     Raises:
         StreamclsError: It did not start; with the last it said.
     """
     source, log = f"file:{recording}", folder / "log"
     settings = [
-        *("log.level=error", "publish.wait_for_subscriber_s=10", f"streams.s0.source={source}"),
+        *(
+            "log.level=error",
+            "publish.wait_for_subscriber_s=10",
+            f"streams.{stream}.source={source}",
+        ),
         *settings,
     ]
     command = [sys.executable, "-m", "streamcls", "run", "--model", model]

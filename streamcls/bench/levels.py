@@ -109,7 +109,7 @@ def measure_levels(
         folder = Path(name)
         recording = folder / "bench.wav"
         longest_s = len(levels) * (level_s + SETTLE_S + 15.0)
-        _write_recording(recording, min(PLAY_S, longest_s))
+        write_recording(recording, min(PLAY_S, longest_s))
         share = -(-levels[-1] // daemons)
         keys = [f"inference.max_streams={share}", f"inference.hop_ms={hop_ms}", *settings]
         with contextlib.ExitStack() as stack:
@@ -117,7 +117,8 @@ def measure_levels(
             for number in range(daemons):
                 home = folder / str(number)
                 home.mkdir()
-                running.append(stack.enter_context(run_daemon(home, model, keys, recording)))
+                started = run_daemon(home, model, keys, recording, f"s{number}")
+                running.append(stack.enter_context(started))
             streams = daemons
             for level in levels:
                 for index in range(streams, level):
@@ -161,7 +162,7 @@ def _cpu_time_s(daemons: Sequence[MeasuredDaemon]) -> float:
     return sum(cpu_time_s(one.pid) for one in daemons)
 
 
-def _write_recording(path: Path, duration_s: float) -> None:
+def write_recording(path: Path, duration_s: float) -> None:
     """Write the bundled recording, again and again."""
     audio, rate_hz = soundfile.read(_RECORDING, dtype="int16")
     with soundfile.SoundFile(path, "w", rate_hz, 1, "PCM_16") as file:
