@@ -31,6 +31,8 @@ from streamcls.header import list_shipped
 HOP_MS = 80
 PEER_TILE = 8
 """Windows that a peer takes at once, a thread; with many more they fall out of the cache."""
+DAEMON_TILE = 16
+"""Windows of YAMNet in the largest step that `Executor.tune` keeps: here mostly so many."""
 Contestants = dict[str, Callable[[], Any]]
 Runtime = Callable[[np.ndarray], np.ndarray]
 """``[n, frames, mels]`` float32 log-mel frames to ``[n, classes]``: logits, or scores."""
@@ -120,14 +122,20 @@ def compare_windows(file: Path, n_threads: int, duration_s: float) -> None:
     weights = jax.device_put(weights)
     for batch in (1, 8, 32):
         frames = np.random.default_rng(1).normal(-3, 2, (batch, 96, 64)).astype(np.float32)
-        step = jax.jit(lambda w, x: nnx.merge(graph, w)(x)).lower(weights, frames)
-        ours = step.compile(compiler_options())
+        tile = min(batch, DAEMON_TILE)
+        step = jax.jit(lambda w, x: nnx.merge(graph, w)(x)).lower(weights, frames[:tile])
+        compiled = step.compile(compiler_options())
+
+        def ours(frames: np.ndarray, compiled=compiled, tile=tile) -> np.ndarray:
+            tiles = (frames[first : first + tile] for first in range(0, len(frames), tile))
+            return np.concatenate([np.asarray(compiled(weights, one)) for one in tiles])
+
         litert = open_litert(to_tflite(checkpoint.model, batch, 64), n_threads)
         expected = onnx(frames)
-        np.testing.assert_allclose(ours(weights, frames), expected, atol=1e-3)
+        np.testing.assert_allclose(ours(frames), expected, atol=1e-3)
         np.testing.assert_allclose(litert(frames), expected, atol=1e-3)
         contestants: Contestants = {
-            "streamcls, float32": lambda ours=ours, x=frames: np.asarray(ours(weights, x)),
+            "streamcls, float32": lambda ours=ours, x=frames: ours(x),
             "ONNX Runtime, float32": lambda x=frames: onnx(x),
             "LiteRT, float32": lambda litert=litert, x=frames: litert(x),
             "LiteRT, int8": lambda x=frames: published(x),
