@@ -18,11 +18,11 @@ import numpy as np
 
 from benchmarks.machine import describe_machine
 from streamcls.bench import cpu_time_s
-from streamcls.bench.daemon import MeasuredDaemon, run_daemon
-from streamcls.bench.levels import SETTLE_S, write_recording
+from streamcls.bench.fleet import Fleet, run_fleet
 from streamcls.bench.listener import Listener
 
 _DAEMONS = 2
+_PLAY_S = 120.0
 _HEADER = """\
 | streams | messages/s | missed directly | by relay | p50, p99 ms directly | by relay | its cores |
 |---:|---:|---:|---:|---:|---:|---:|"""
@@ -40,20 +40,16 @@ def _run_relay(front: str, backs: list[str]) -> Iterator[int]:
             process.terminate()
 
 
-def measure(
-    daemons: list[MeasuredDaemon], relayed: Listener, relay_pid: int, duration_s: float
-) -> str:
+def measure(fleet: Fleet, relayed: Listener, relay_pid: int, duration_s: float) -> str:
     """Return the cells of a row after the number of streams."""
-    listeners = [one.listener for one in daemons]
-    for listener in (*listeners, relayed):
-        listener.take()
+    fleet.take()
+    relayed.take()
     began_s, cpu_s = time.monotonic(), cpu_time_s(relay_pid)
     time.sleep(duration_s)
-    heard, (late_ms, missed) = [one.take() for one in listeners], relayed.take()
+    (direct_ms, missed), (relayed_ms, missed_by_relay) = fleet.take(), relayed.take()
     elapsed_s, cpu_s = time.monotonic() - began_s, cpu_time_s(relay_pid) - cpu_s
-    direct_ms = [one_ms for latencies_ms, _ in heard for one_ms in latencies_ms]
-    cells = [f"{len(late_ms) / elapsed_s:,.0f}", f"{sum(lost for _, lost in heard)}", f"{missed}"]
-    for latencies_ms in (direct_ms, late_ms):
+    cells = [f"{len(relayed_ms) / elapsed_s:,.0f}", str(missed), str(missed_by_relay)]
+    for latencies_ms in (direct_ms, relayed_ms):
         p50_ms, p99_ms = np.percentile(latencies_ms, [50, 99])
         cells.append(f"{p50_ms:.1f}, {p99_ms:.1f}")
     return " | ".join([*cells, f"{cpu_s / elapsed_s:.2f}"])
@@ -68,33 +64,18 @@ def main() -> None:
     print("# Relay: what it adds\n\n```\npython -m benchmarks.relay\n```\n")
     print(f"{describe_machine('pyzmq')}; model commands, hop 80 ms, {_DAEMONS} daemons\n")
     print(_HEADER)
-    with (
-        tempfile.TemporaryDirectory(prefix="streamcls-relay-") as name,
-        contextlib.ExitStack() as stack,
-    ):
-        folder = Path(name)
-        write_recording(folder / "bench.wav", 120.0)
-        settings = [f"inference.max_streams={arguments.streams[-1]}"]
-        daemons = []
-        for number in range(_DAEMONS):
-            home = folder / str(number)
-            home.mkdir()
-            running = run_daemon(home, "commands", settings, folder / "bench.wav", f"s{number}")
-            daemons.append(stack.enter_context(running))
-        front = f"ipc://{folder}/front"
-        backs = [f"ipc://{folder}/{number}/publish" for number in range(_DAEMONS)]
-        relay_pid = stack.enter_context(_run_relay(front, backs))
-        relayed = stack.enter_context(Listener(front))
-        streams = _DAEMONS
-        for level in arguments.streams:
-            for index in range(streams, level):
-                daemons[index % _DAEMONS].play(f"s{index}")
-            streams = level
-            time.sleep(SETTLE_S)
-            print(
-                f"| {level} | {measure(daemons, relayed, relay_pid, arguments.level_s)} |",
-                flush=True,
-            )
+    most = max(arguments.streams)
+    with tempfile.TemporaryDirectory(prefix="streamcls-relay-") as name:
+        front = f"ipc://{name}/front"
+        with (
+            run_fleet(Path(name), "commands", (), _PLAY_S, _DAEMONS, most) as fleet,
+            _run_relay(front, [one.endpoint for one in fleet.daemons]) as relay_pid,
+            Listener(front) as relayed,
+        ):
+            for streams in arguments.streams:
+                fleet.grow(streams)
+                row = measure(fleet, relayed, relay_pid, arguments.level_s)
+                print(f"| {streams} | {row} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from benchmarks.machine import describe_machine
-from streamcls.bench import LEVELS, measure_levels
+from streamcls.bench import measure_levels
 
 _NOTES = """\
 Files played in real time, as many streams in {daemons}; another process of the same machine
@@ -41,9 +41,8 @@ def main() -> None:
     print(_NOTES.format(daemons="one daemon" if n == 1 else f"{n} daemons of equal shares"))
     print(_HEADER)
     settings = [f"inference.device={arguments.device}", *arguments.set]
-    levels = arguments.streams or [one for one in LEVELS if one >= n]
     for level in measure_levels(
-        arguments.model, arguments.hop_ms, levels, arguments.level_s, settings, n
+        arguments.model, arguments.hop_ms, arguments.streams, arguments.level_s, settings, n
     ):
         cost_us = level.cores / level.predictions_per_s * 1e6 if level.predictions_per_s else 0.0
         print(

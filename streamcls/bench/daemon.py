@@ -24,10 +24,12 @@ class MeasuredDaemon:
 
     Attributes:
         pid: Of its process.
+        endpoint: Where it publishes.
         listener: Hears all that it predicts.
     """
 
     pid: int
+    endpoint: str
     listener: Listener
     _control: ControlClient
     _source: str
@@ -45,7 +47,7 @@ class MeasuredDaemon:
 
 @contextlib.contextmanager
 def run_daemon(
-    folder: Path, model: str, settings: Sequence[str], recording: Path, stream: str = "s0"
+    folder: Path, model: str, settings: Sequence[str], recording: Path, stream: str
 ) -> Iterator[MeasuredDaemon]:
     """Run a daemon with one stream that predicts already; end it afterwards.
 
@@ -60,28 +62,22 @@ def run_daemon(
         StreamclsError: It did not start; with the last it said.
     """
     source, log = f"file:{recording}", folder / "log"
-    settings = [
-        *(
-            "log.level=error",
-            "publish.wait_for_subscriber_s=10",
-            f"streams.{stream}.source={source}",
-        ),
-        *settings,
-    ]
+    endpoint, control_endpoint = f"ipc://{folder}/publish", f"ipc://{folder}/control"
     command = [sys.executable, "-m", "streamcls", "run", "--model", model]
-    command += ["--endpoint", f"ipc://{folder}/publish", "--control", f"ipc://{folder}/control"]
-    for setting in settings:
+    command += ["--endpoint", endpoint, "--control", control_endpoint]
+    own = ["log.level=error", "publish.wait_for_subscriber_s=10"]
+    for setting in (*own, *settings, f"streams.{stream}.source={source}"):
         command += ["--set", setting]
     with (
-        Listener(f"ipc://{folder}/publish") as listener,
+        Listener(endpoint) as listener,
         log.open("wb") as errors,
         subprocess.Popen(command, stderr=errors) as process,
         contextlib.ExitStack() as cleanup,
     ):
         cleanup.callback(_end, process)
         _wait_for_first(listener, process, log)
-        control = cleanup.enter_context(ControlClient(f"ipc://{folder}/control"))
-        yield MeasuredDaemon(process.pid, listener, control, source)
+        control = cleanup.enter_context(ControlClient(control_endpoint))
+        yield MeasuredDaemon(process.pid, endpoint, listener, control, source)
 
 
 def _wait_for_first(listener: Listener, process: subprocess.Popen[bytes], log: Path) -> None:

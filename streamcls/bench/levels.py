@@ -7,7 +7,6 @@ contains capture, features, network, events, encoding and ZeroMQ, on both sides.
 each with its share of the streams, use more than the one interpreter's lock of a process.
 """
 
-import contextlib
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -15,17 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from streamcls.bench.daemon import MeasuredDaemon, run_daemon
-from streamcls.bench.process import cpu_time_s, resident_mb
+from streamcls.bench.fleet import SETTLE_S, Fleet, run_fleet
 from streamcls.errors import StreamclsError
 
 LEVELS = (1, 16, 64, 128, 256, 384, 512, 640, 768, 1000)
-SETTLE_S = 1.5
-"""After streams were added: more than a window, so that all of them predict."""
 PLAY_S = 240.0
-_RECORDING = Path(__file__).parent.parent / "recordings" / "demo.flac"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +75,7 @@ class Level:
 def measure_levels(
     model: str,
     hop_ms: float,
-    levels: Sequence[int] = LEVELS,
+    levels: Sequence[int] | None = None,
     level_s: float = 3.0,
     settings: Sequence[str] = (),
     daemons: int = 1,
@@ -91,7 +85,7 @@ def measure_levels(
     Args:
         model: Shipped name or path.
         hop_ms: New audio per prediction.
-        levels: Numbers of streams, ascending.
+        levels: Numbers of streams, ascending; None takes those of `LEVELS` that are enough.
         level_s: How long to measure each.
         settings: More ``KEY=VALUE`` of the daemons' configuration.
         daemons: How many share the streams; each has one at least.
@@ -100,48 +94,35 @@ def measure_levels(
         StreamclsError: There are fewer streams than daemons, or a daemon did not start; with the
             last it said.
     """
+    levels = levels or [one for one in LEVELS if one >= daemons] or [daemons]
     if levels[0] < daemons:
         raise StreamclsError(
             f"{levels[0]} streams are fewer than {daemons} daemons, of which each plays one at "
             f"least; give more streams or fewer daemons"
         )
-    with tempfile.TemporaryDirectory(prefix="streamcls-bench-") as name:
-        folder = Path(name)
-        recording = folder / "bench.wav"
-        longest_s = len(levels) * (level_s + SETTLE_S + 15.0)
-        write_recording(recording, min(PLAY_S, longest_s))
-        share = -(-levels[-1] // daemons)
-        keys = [f"inference.max_streams={share}", f"inference.hop_ms={hop_ms}", *settings]
-        with contextlib.ExitStack() as stack:
-            running: list[MeasuredDaemon] = []
-            for number in range(daemons):
-                home = folder / str(number)
-                home.mkdir()
-                started = run_daemon(home, model, keys, recording, f"s{number}")
-                running.append(stack.enter_context(started))
-            streams = daemons
-            for level in levels:
-                for index in range(streams, level):
-                    running[index % daemons].play(f"s{index}")
-                streams = level
-                time.sleep(SETTLE_S)
-                measured = _measure(level, hop_ms, level_s, running)
-                yield measured
-                if not measured.good:
-                    return
+    settings = [f"inference.hop_ms={hop_ms}", *settings]
+    longest_s = len(levels) * (level_s + SETTLE_S + 15.0)
+    with (
+        tempfile.TemporaryDirectory(prefix="streamcls-bench-") as folder,
+        run_fleet(
+            Path(folder), model, settings, min(PLAY_S, longest_s), daemons, levels[-1]
+        ) as fleet,
+    ):
+        for level in levels:
+            fleet.grow(level)
+            measured = _measure(level, hop_ms, level_s, fleet)
+            yield measured
+            if not measured.good:
+                return
 
 
-def _measure(
-    streams: int, hop_ms: float, duration_s: float, daemons: Sequence[MeasuredDaemon]
-) -> Level:
-    dropped = sum(one.count_dropped() for one in daemons)
-    began_s, cpu_s = time.monotonic(), _cpu_time_s(daemons)
-    for one in daemons:
-        one.listener.take()
+def _measure(streams: int, hop_ms: float, duration_s: float, fleet: Fleet) -> Level:
+    dropped = fleet.count_dropped()
+    began_s, cpu_s = time.monotonic(), fleet.cpu_time_s()
+    fleet.take()
     time.sleep(duration_s)
-    heard = [one.listener.take() for one in daemons]
-    elapsed_s, cpu_s = time.monotonic() - began_s, _cpu_time_s(daemons) - cpu_s
-    latencies_ms = [late_ms for latencies_ms, _ in heard for late_ms in latencies_ms]
+    latencies_ms, missed = fleet.take()
+    elapsed_s, cpu_s = time.monotonic() - began_s, fleet.cpu_time_s() - cpu_s
     p50_ms, p99_ms, max_ms = np.percentile(latencies_ms or [np.inf], [50, 99, 100]).tolist()
     return Level(
         streams=streams,
@@ -151,20 +132,8 @@ def _measure(
         p50_ms=p50_ms,
         p99_ms=p99_ms,
         max_ms=max_ms,
-        dropped_samples=sum(one.count_dropped() for one in daemons) - dropped,
-        missed=sum(missed for _, missed in heard),
-        rss_mb=sum(resident_mb(one.pid) for one in daemons),
-        daemons=len(daemons),
+        dropped_samples=fleet.count_dropped() - dropped,
+        missed=missed,
+        rss_mb=fleet.rss_mb(),
+        daemons=len(fleet.daemons),
     )
-
-
-def _cpu_time_s(daemons: Sequence[MeasuredDaemon]) -> float:
-    return sum(cpu_time_s(one.pid) for one in daemons)
-
-
-def write_recording(path: Path, duration_s: float) -> None:
-    """Write the bundled recording, again and again."""
-    audio, rate_hz = soundfile.read(_RECORDING, dtype="int16")
-    with soundfile.SoundFile(path, "w", rate_hz, 1, "PCM_16") as file:
-        for _ in range(-(-round(duration_s * rate_hz) // len(audio))):
-            file.write(audio)

@@ -79,12 +79,12 @@ def add_parser(commands: Any) -> None:
 
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not such a number; give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be an integer from 1 on")
     return int(text)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from streamcls.bench import LEVELS, measure_levels
+    from streamcls.bench import measure_levels
 
     if not arguments.json:
         print(_HEADER, flush=True)
@@ -93,7 +93,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         for level in measure_levels(
             arguments.model,
             hop_ms,
-            sorted(arguments.streams or [one for one in LEVELS if one >= arguments.daemons]),
+            sorted(arguments.streams or ()),
             arguments.level_s,
             [f"inference.device={arguments.device}"],
             arguments.daemons,
