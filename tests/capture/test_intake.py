@@ -12,7 +12,7 @@ from streamcls.types import Block
 RATE_HZ = 16_000
 
 
-@pytest.mark.parametrize("n", [1, 2, 640, 641])
+@pytest.mark.parametrize("n", [1, 2, 640, 641, 4000])
 @pytest.mark.parametrize(
     ("sample", "is_silent", "is_bad"),
     [
@@ -48,7 +48,7 @@ def test_a_single_sample_decides(
     np.testing.assert_array_equal(out, np.where(is_bad & (audio != rest), 0.0, audio)[:, 0])
 
 
-@pytest.mark.parametrize("n", [1, 2, 640, 641])
+@pytest.mark.parametrize("n", [1, 2, 640, 641, 4000])
 def test_all_of_it_just_silent_or_just_possible(n: int) -> None:
     intake = Intake(Ring(RATE_HZ, RATE_HZ), 0, threading.Event())
     intake.begin(RATE_HZ, can_wait=False)
