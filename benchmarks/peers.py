@@ -187,7 +187,7 @@ def compare_streams(model: str, n_threads: int, duration_s: float) -> None:
         audio = np.random.default_rng(2).normal(0, 0.1, shape).astype(np.float32)
         newest, heard = audio[:, -hop:].copy(), audio[:, -window:].copy()
         tiles = [slice(i, min(i + tile, n_streams)) for i in range(0, n_streams, tile)]
-        all_slots, fresh = list(range(n_streams)), [False] * n_streams
+        slots, fresh = list(range(n_streams)), [False] * n_streams
         peer_tile = min(PEER_TILE * n_threads, n_streams)
         peer_tiles = [slice(i, i + peer_tile) for i in range(0, n_streams, peer_tile)]
         all_frames = compile_function(lambda x: log_mel(x, front_end), heard[:peer_tile])
@@ -197,9 +197,9 @@ def compare_streams(model: str, n_threads: int, duration_s: float) -> None:
         )
         mel = [np.asarray(all_frames(heard[tile])) for tile in peer_tiles]
 
-        def step(audio: np.ndarray, tiles=tiles, slots=all_slots, fresh=fresh) -> list[np.ndarray]:
+        def step(audio: np.ndarray, tiles=tiles, slots=slots, fresh=fresh) -> list[np.ndarray]:
             scores = []
-            for one in tiles:
+            for one in tiles:  # as the engine: the audio put into the tile, no arrays of slots
                 executor.tile[: len(slots[one])] = audio[one]
                 scores.append(executor.step_tile(slots[one], fresh[one]).probabilities)
             return scores

@@ -63,7 +63,7 @@ def compiler_options(share_products: bool = True) -> dict[str, str | bool]:
 
     Args:
         share_products: Several threads may work on a matrix product or convolution. Where all are
-            small, asking for one thread saves a twentieth of a step.
+            small, asking for one thread saves a step for one stream 2 to 4 %.
     """
     if jax.device_put(np.float32(0)).device.platform != "cpu":
         return {}

@@ -81,9 +81,12 @@ class Executor(ABC):
         max_streams: Number of slots.
         buckets: Sizes of the compiled steps, ascending; the last is the most that `step` takes.
         n_classes: Number of labels.
-        tile: ``[buckets[-1], hop_samples]`` float32; who fills its first rows in place calls
-            `step_tile` and saves the copy that `step` makes.
+        tile: ``[rows, hop_samples]`` float32, ``buckets[-1]`` rows or more; who fills its first
+            rows in place calls `step_tile` and saves the copy that `step` makes.
     """
+
+    _shares_products: ClassVar[bool]
+    """The network's products are large enough for several threads (`compiler_options`)."""
 
     def __init__(
         self,
@@ -110,9 +113,6 @@ class Executor(ABC):
         self._steps: dict[int, jax.stages.Compiled] = {}
         self._staging = _Staging(self.buckets, hop_samples)
         self.tile = self._staging.audio
-
-    _shares_products: ClassVar[bool]
-    """The network's products are large enough for several threads (`compiler_options`)."""
 
     @abstractmethod
     def _initial_memory(self, model: Classifier, rows: int) -> State:

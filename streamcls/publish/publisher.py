@@ -182,9 +182,8 @@ class Publisher(SocketService):
     def retire_stream(self, stream: str) -> None:
         """Forget last values and journal of a removed stream, once what it queued is sent.
 
-        That takes a second or two.
-
-        Its numbers are remembered, so that they go on if a stream of that name comes back.
+        That takes a second or two. Its numbers are remembered, so that they go on if a stream of
+        that name comes back.
         """
         with self._retired_lock:
             self._retired.add(stream)
