@@ -216,7 +216,7 @@ class Daemon:
             if self._engine.failure is not None:
                 raise self._engine.failure
             self._check_sockets()
-            if self._roster.finished and self._engine.idle:
+            if self._registrar.finished:
                 return
             self._roster.end_events_of_lost_streams(self._registrar.model.hop_samples)
             now_s = time.monotonic()

@@ -3,9 +3,9 @@
 The registrar has each `stream` built, hands its ring to the engine and its feeder to the ingest,
 and puts it on the `roster`, which serves it.
 
-Called by the main thread (start, stop), the control thread (add, remove, thresholds) and whatever
-thread reloads (check, change). A lock makes changes follow each other. What a prediction meets on
-its way is replaced in the engine's thread between two ticks.
+Called by the main thread (start, finished, stop), the control thread (add, remove, thresholds) and
+whatever thread reloads (check, change). A lock makes changes follow each other. What a prediction
+meets on its way is replaced in the engine's thread between two ticks.
 """
 
 import dataclasses
@@ -316,6 +316,16 @@ class Registrar:
                 stream.feeder.ask_to_stop()
             for name, stream in self._roster.streams.items():
                 self._stop_feeder(name, stream)
+
+    @property
+    def finished(self) -> bool:
+        """Every stream was heard to its end, and none is just being added or replaced."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return self._roster.finished and (self._engine is None or self._engine.idle)
+        finally:
+            self._lock.release()
 
     def names(self) -> list[str]:
         """Return the names of the streams."""

@@ -1,11 +1,14 @@
 """What the daemon tells the service manager, and when it stops telling that it is well."""
 
 import contextlib
+import dataclasses
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ import soundfile
 from streamcls.config import load_config
 from streamcls.daemon import Daemon
 from streamcls.notify import Notifier
+from streamcls.registrar import Registrar
 from tests.models.checkpoints import save_seasoned
 
 WATCHDOG_S = 0.4
@@ -132,3 +136,22 @@ def test_a_daemon_that_nobody_can_hear_any_more_ends(
     watched.thread.join(TIMEOUT_S)
     assert isinstance(watched.failure, RuntimeError)
     assert "ipc://" in str(watched.failure)
+
+
+def test_a_reload_that_replaces_the_only_stream_does_not_end_the_daemon(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+):
+    watched.thread.start()
+    watched.hear_until("READY=1")
+    stop = Registrar._stop_feeder
+
+    def stop_slowly(*arguments: Any) -> None:
+        time.sleep(0.5)  # as a device does, while the main thread looks twice
+        stop(*arguments)
+
+    monkeypatch.setattr(Registrar, "_stop_feeder", stop_slowly)
+    reloader = watched.daemon._reloader
+    table = dataclasses.replace(reloader.config.streams["a"], channel="mix")
+    reloader.reload(lambda: dataclasses.replace(reloader.config, streams={"a": table}))
+    watched.hear_until("WATCHDOG=1")
+    assert watched.thread.is_alive()
