@@ -124,9 +124,13 @@ class Roster:
 
     @property
     def finished(self) -> bool:
-        """Every source has ended or failed for good, and the engine has read what they left."""
-        return all(
-            stream.feeder.state in RESTING and stream.ring.ended for stream in self.streams.values()
+        """Every source has ended or failed for good, and the engine has read what they left.
+
+        Without any stream it is not: the last one was removed, and another may be added.
+        """
+        streams = self.streams.values()
+        return bool(streams) and all(
+            stream.feeder.state in RESTING and stream.ring.ended for stream in streams
         )
 
     @property

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from streamcls.config import load_config
-from streamcls.daemon import Daemon
+from streamcls.daemon import _WATCH_PERIOD_S, Daemon
 from streamcls.notify import Notifier
 from streamcls.registrar import Registrar
 from tests.models.checkpoints import save_seasoned
@@ -155,3 +155,15 @@ def test_a_reload_that_replaces_the_only_stream_does_not_end_the_daemon(
     reloader.reload(lambda: dataclasses.replace(reloader.config, streams={"a": table}))
     watched.hear_until("WATCHDOG=1")
     assert watched.thread.is_alive()
+
+
+def test_a_daemon_whose_last_stream_was_removed_waits_for_another(watched: Watched):
+    watched.thread.start()
+    watched.hear_until("READY=1")
+    registrar = watched.daemon._registrar
+    registrar.remove("a")
+    watched.thread.join(3 * _WATCH_PERIOD_S)
+    assert watched.thread.is_alive()
+    watched.hear_until("WATCHDOG=1")
+    registrar.build("b", watched.daemon._reloader.config.streams["a"])
+    assert registrar.names() == ["b"]
