@@ -19,7 +19,7 @@ from typing import Any
 from streamcls.capture import Pacer, RemoteSource
 from streamcls.config import Config, StreamConfig
 from streamcls.engine import Engine, Executor
-from streamcls.errors import ConfigError, ReloadError
+from streamcls.errors import ConfigError, ReloadError, StreamclsError
 from streamcls.ingest import Ingest
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.ledger import CloseReason
@@ -91,9 +91,10 @@ class Registrar:
             if name in self._roster.streams:
                 raise ConfigError([f"stream {name!r} exists already; remove it first"])
             stream = self._make(name, config, self._config, self.model)
-            if self._engine is not None:
-                self._begin(name, stream, self._engine)
-            self._roster.add(name, stream)
+            if self._engine is None:
+                self._roster.add(name, stream)
+            else:
+                self._add(name, stream, self._engine)
 
     def _make(self, name: str, table: StreamConfig, config: Config, model: ServedModel) -> Stream:
         stream = build_stream(name, table, config, model, self._roster.take_health)
@@ -112,6 +113,15 @@ class Registrar:
             self._engine, self._ingest = engine, ingest
             for name, stream in self._roster.streams.items():
                 self._begin(name, stream, engine)
+
+    def _add(self, name: str, stream: Stream, engine: Engine) -> None:
+        # Known before it begins: what it says while nobody knows it would be lost.
+        self._roster.add(name, stream)
+        try:
+            self._begin(name, stream, engine)
+        except StreamclsError:
+            self._roster.drop(name)
+            raise
 
     def _begin(self, name: str, stream: Stream, engine: Engine) -> None:
         engine.add_stream(name, stream.ring, is_paced=stream.config.pace != "fast")
@@ -202,8 +212,7 @@ class Registrar:
 
             engine.call(switch)
             for name, stream in change.added.items():
-                self._begin(name, stream, engine)
-                self._roster.add(name, stream)
+                self._add(name, stream, engine)
 
     def _move_feeders(self, rings: dict[str, Ring]) -> None:
         """Let the feeders go on in other rings, and the engine hear what is in the present ones.

@@ -1,0 +1,78 @@
+"""Streams that come and go in a daemon without its sockets: real engine, real feeders."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from streamcls.config import Config, StreamConfig, load_config
+from streamcls.engine import Engine, Executor
+from streamcls.ingest import Ingest
+from streamcls.publish.publisher import Publisher
+from streamcls.registrar import Registrar
+from streamcls.roster import Roster
+from streamcls.served import ServedModel, load_model
+from tests.engine.conftest import checkpoint, executor, seasoned_path
+
+__all__ = ["checkpoint", "executor", "seasoned_path"]
+
+RATE_HZ = 16_000
+TIMEOUT_S = 20.0
+
+
+class Site:
+    """A registrar with all that it needs, and what waits to be published."""
+
+    def __init__(self, folder: Path, config: Config, executor: Executor):
+        self.config = config
+        self.model: ServedModel = load_model(config)
+        self.publisher = Publisher(config.publish.endpoint, self.model.vocabulary)
+        self.roster = Roster(self.publisher)
+        self.registrar = Registrar(config, self.model, self.roster, self.publisher)
+        self.engine = Engine(executor, self.roster.take_predictions, self.roster.take_end)
+        self.ingest = Ingest(f"ipc://{folder}/ingest")
+        self.engine.start()
+        self.registrar.start(self.engine, self.ingest)
+
+    def queued(self, sequence: str) -> int:
+        return sum(item.sequence == sequence for item in list(self.publisher._outbox._queue))
+
+    def wait_for_the_end(self) -> None:
+        give_up_s = time.monotonic() + TIMEOUT_S
+        while not self.registrar.finished:
+            assert time.monotonic() < give_up_s
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def site(tmp_path: Path, seasoned_path: Path, executor: Executor) -> Iterator[Site]:
+    overrides = {"model": str(seasoned_path), "publish.endpoint": f"ipc://{tmp_path}/pub"}
+    site = Site(tmp_path, load_config(None, overrides, environ={}), executor)
+    yield site
+    site.registrar.stop_capture()
+    site.engine.stop()
+    site.publisher.close()
+    site.ingest.close()
+    assert site.engine.failure is None
+
+
+def test_nothing_that_an_added_stream_says_at_once_is_lost(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * RATE_HZ)
+    soundfile.write(tmp_path / "noise.wav", noise, RATE_HZ)
+    add = site.roster.add
+
+    def add_late(*arguments) -> None:
+        threading.Event().wait(0.5)  # as where another thread runs just then
+        add(*arguments)
+
+    monkeypatch.setattr(site.roster, "add", add_late)
+    site.registrar.build("a", StreamConfig(source=f"file:{tmp_path}/noise.wav", pace="fast"))
+    site.wait_for_the_end()
+    assert site.engine.windows > 0
+    assert site.queued("prediction/a/") == site.engine.windows
