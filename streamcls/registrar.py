@@ -19,7 +19,7 @@ from typing import Any
 from streamcls.capture import Pacer, RemoteSource
 from streamcls.config import Config, StreamConfig
 from streamcls.engine import Engine, Executor
-from streamcls.errors import ConfigError, ReloadError, StreamclsError
+from streamcls.errors import ConfigError, ReloadError, SourceError, StreamclsError
 from streamcls.ingest import Ingest
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.ledger import CloseReason
@@ -126,7 +126,11 @@ class Registrar:
     def _begin(self, name: str, stream: Stream, engine: Engine) -> None:
         engine.add_stream(name, stream.ring, is_paced=stream.config.pace != "fast")
         if self._ingest is not None and isinstance(stream.source, RemoteSource):
-            self._ingest.add(stream.feeder)
+            try:
+                self._ingest.add(stream.feeder)
+            except SourceError:
+                engine.remove_stream(name)
+                raise
         stream.feeder.start(self._pacer)
 
     def remove(self, name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import soundfile
 
 from streamcls.config import Config, StreamConfig, load_config
 from streamcls.engine import Engine, Executor
+from streamcls.errors import SourceError
 from streamcls.ingest import Ingest
 from streamcls.publish.publisher import Publisher
 from streamcls.registrar import Registrar
@@ -76,3 +77,13 @@ def test_nothing_that_an_added_stream_says_at_once_is_lost(
     site.wait_for_the_end()
     assert site.engine.windows > 0
     assert site.queued("prediction/a/") == site.engine.windows
+
+
+def test_a_second_taker_of_a_senders_audio_is_refused_without_a_trace(site: Site) -> None:
+    site.registrar.build("a", StreamConfig(source="remote:porch"))
+    for _ in range(site.engine._executor.max_streams):
+        with pytest.raises(SourceError, match="two streams take the audio of the sender 'porch'"):
+            site.registrar.build("b", StreamConfig(source="remote:porch"))
+    assert site.registrar.names() == ["a"]
+    site.registrar.build("b", StreamConfig(source="remote:yard"))
+    assert site.registrar.names() == ["a", "b"]
