@@ -272,6 +272,7 @@ class Registrar:
                         f"{name!r} allows {longest_ms:g} ms while it runs; remove the stream first"
                     ]
                 )
+        self._check_senders(change)
         running = [name for name in change.kept if not self._roster.streams[name].ring.ended]
         n_streams = len(running) + len(change.added)
         if n_streams > config.inference.max_streams:
@@ -282,6 +283,23 @@ class Registrar:
                 ]
             )
         return change
+
+    def _check_senders(self, change: Change) -> None:
+        """Refuse two takers of one sender; a configuration does not know what else was added."""
+        takers: dict[str, str] = {}
+        kept = {name: self._roster.streams[name] for name in change.kept}
+        for name, stream in (kept | change.added).items():
+            if not isinstance(stream.source, RemoteSource):
+                continue
+            first = takers.setdefault(stream.source.name, name)
+            if first != name:
+                raise ConfigError(
+                    [
+                        f"stream {name!r}: {first!r} already takes the audio of the sender "
+                        f"{stream.source.name!r}; give each remote: another name, or remove "
+                        f"{first!r} first"
+                    ]
+                )
 
     def set_thresholds(
         self, name: str | None, label: str | None, onset: float | None, offset: float | None

@@ -1,5 +1,6 @@
 """Streams that come and go in a daemon without its sockets: real engine, real feeders."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import soundfile
 
 from streamcls.config import Config, StreamConfig, load_config
 from streamcls.engine import Engine, Executor
-from streamcls.errors import SourceError
+from streamcls.errors import ConfigError, SourceError
 from streamcls.ingest import Ingest
 from streamcls.publish.publisher import Publisher
 from streamcls.registrar import Registrar
@@ -87,3 +88,17 @@ def test_a_second_taker_of_a_senders_audio_is_refused_without_a_trace(site: Site
     assert site.registrar.names() == ["a"]
     site.registrar.build("b", StreamConfig(source="remote:yard"))
     assert site.registrar.names() == ["a", "b"]
+
+
+def test_a_reload_with_a_sender_that_is_taken_changes_nothing(site: Site) -> None:
+    site.registrar.build("a", StreamConfig(source="remote:porch"))
+    site.registrar.build("c", StreamConfig(source="remote:yard"))
+    wanted = {"b": StreamConfig(source="remote:porch"), "c": StreamConfig(source="remote:gate")}
+    config = dataclasses.replace(site.config, streams=wanted)
+    taken = "'a' already takes the audio of the sender 'porch'"
+    with pytest.raises(ConfigError, match=taken):
+        site.registrar.check(config, site.model)
+    with pytest.raises(ConfigError, match=taken):
+        site.registrar.change(config, site.model, None)
+    assert site.registrar.names() == ["a", "c"]
+    assert site.roster.find("c").config.source == "remote:yard"
