@@ -7,9 +7,10 @@ comes back to the control thread, which alone uses the socket and answers the ot
 """
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Container, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 
 import zmq
 
@@ -65,7 +66,11 @@ class ControlServer(SocketService):
         )
         self._methods = methods
         self._slow = slow
-        self._worker = ThreadPoolExecutor(1, "streamcls-control-slow")
+        # Not of a pool: the interpreter would wait for it at its exit, while a model compiles.
+        self._worker = threading.Thread(
+            target=self._work, name="streamcls-control-slow", daemon=True
+        )
+        self._slow_requests: SimpleQueue[tuple[list[bytes], bytes] | None] = SimpleQueue()
         self._n_slow = 0
         self._late: deque[tuple[list[bytes], bytes | None]] = deque()
 
@@ -86,7 +91,7 @@ class ControlServer(SocketService):
             self._send_late(socket)
             if not self._closing.is_set() and socket.poll(0):
                 self._answer(socket)
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._slow_requests.put(None)
 
     def _answer(self, socket: zmq.Socket[bytes]) -> None:
         frames = _receive(socket)
@@ -109,13 +114,17 @@ class ControlServer(SocketService):
         if self._n_slow >= SLOW_REQUESTS_LIMIT:
             self._reply(socket, envelope, refuse(request, "busy with others; try again later"))
             return
-
-        def hand_back(done: Future[bytes | None]) -> None:
-            self._late.append((envelope, None if done.cancelled() else done.result()))
-            self._wakeup.ring()
-
+        if self._worker.ident is None:
+            self._worker.start()
         self._n_slow += 1
-        self._worker.submit(answer, request, self._methods).add_done_callback(hand_back)
+        self._slow_requests.put((envelope, request))
+
+    def _work(self) -> None:
+        """Carry out slow requests one after the other, none any more once we close."""
+        while (waiting := self._slow_requests.get()) is not None and not self._closing.is_set():
+            envelope, request = waiting
+            self._late.append((envelope, answer(request, self._methods)))
+            self._wakeup.ring()
 
     def _send_late(self, socket: zmq.Socket[bytes]) -> None:
         while self._late:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import zmq
@@ -93,3 +95,26 @@ def test_an_endpoint_in_use_and_the_network_are_refused(control):
         ControlServer(control.endpoint, METHODS).start()
     with pytest.raises(PublishError, match="insecure = true"):
         ControlServer("tcp://0.0.0.0:5571", METHODS)
+
+
+SLOW_EXIT = """
+import sys, threading
+from streamcls.client import ControlClient, ControlTimeoutError
+from streamcls.publish.control import ControlServer
+
+methods = {"slow": lambda params: threading.Event().wait(60)}
+with (
+    ControlServer(sys.argv[1], methods, slow=methods.keys()) as server,
+    ControlClient(server.endpoint) as client,
+):
+    try:
+        client.call("slow", timeout_s=0.5)
+    except ControlTimeoutError:
+        print("asked")
+"""
+
+
+def test_a_slow_method_does_not_hold_up_the_end_of_the_process(endpoint):
+    command = [sys.executable, "-c", SLOW_EXIT, endpoint]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "asked\n", "")
