@@ -4,13 +4,12 @@ Runs wholly on the feeder's thread: ``arecord -t raw ... | streamcls run --sourc
 """
 
 import os
-import select
 import sys
 import time
 
 import numpy as np
 
-from streamcls.capture.source import READ_WAIT_S, EndOfStream, SampleFormat
+from streamcls.capture.source import EndOfStream, SampleFormat, wait_to_read
 from streamcls.errors import SourceError
 from streamcls.types import Block, FloatArray
 from streamcls.units import NS_PER_S, samples_to_ns
@@ -104,7 +103,7 @@ class PipeSource:
     def read(self) -> Block | None:
         """Return the whole frames that have arrived."""
         try:
-            if not select.select([self._fd], [], [], READ_WAIT_S)[0]:
+            if not wait_to_read(self._fd):
                 return None
             data = os.read(self._fd, READ_BYTES)
         except OSError as error:

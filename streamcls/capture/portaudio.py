@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from streamcls.capture import recorder
-from streamcls.capture.source import READ_WAIT_S, SourceLost
+from streamcls.capture.source import SourceLost, wait_to_read
 from streamcls.errors import SourceError
 
 LIST_TIMEOUT_S = 10.0
@@ -154,7 +154,7 @@ class RecorderProcess:
 
     def _fill(self) -> bool:
         """Take what is there, waiting for it if need be; tell whether there was anything."""
-        if not select.select([self._fd], [], [], READ_WAIT_S)[0]:
+        if not wait_to_read(self._fd):
             return False
         data = os.read(self._fd, READ_BYTES)
         if not data:

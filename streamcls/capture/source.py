@@ -4,6 +4,7 @@ First stage of the flow. A source is owned by one feeder thread, which makes all
 happens on a driver's own thread stays inside the source's module.
 """
 
+import select
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -99,3 +100,14 @@ class PacedSource(Source, Protocol):
     def wait_s(self) -> float:
         """Return the seconds until there is something to read."""
         ...
+
+
+def wait_to_read(fd: int) -> bool:
+    """Wait up to `READ_WAIT_S` until a descriptor has something, be it its end; tell if it has.
+
+    With poll: `select.select` refuses descriptors from 1024 on, and every file that is played and
+    every subscriber takes one.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(READ_WAIT_S * 1000))

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import threading
 import time
 
@@ -122,3 +123,24 @@ def test_a_closed_descriptor_is_told() -> None:
     os.close(write_fd)
     with pytest.raises(SourceError, match="Bad file descriptor"):
         source.read()
+
+
+def test_a_process_with_many_files_open_can_read_a_pipe() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    high_fd = 1024  # select.select takes lower ones only
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, high_fd + 1), hard))
+    read_fd, write_fd = os.pipe()
+    try:
+        os.dup2(read_fd, high_fd)
+        source = PipeSource(16_000, fd=high_fd)
+        source.open()
+        assert source.read() is None
+        os.write(write_fd, bytes(8))
+        assert source.read() is not None
+        os.close(write_fd)
+        with pytest.raises(EndOfStream):
+            source.read()
+    finally:
+        os.close(read_fd)
+        os.close(high_fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
