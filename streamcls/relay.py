@@ -22,6 +22,7 @@ from streamcls.publish.auth import secure_client
 from streamcls.publish.endpoint import IPC_MODE, keep_alive
 from streamcls.publish.key_files import Right
 from streamcls.publish.keys import ClientKeys, ServerKeys
+from streamcls.publish.schema import MESSAGE_LIMIT_BYTES
 from streamcls.publish.service import SocketService
 from streamcls.signals import stop_on_signals
 
@@ -30,7 +31,6 @@ SEND_QUEUE_MESSAGES = 256
 SEND_BUFFER_BYTES = 64 * 1024
 RECEIVE_QUEUE_MESSAGES = 1000
 """Per daemon."""
-MESSAGE_LIMIT_BYTES = 1024 * 1024
 SUBSCRIPTION_LIMIT_BYTES = 1024
 MESSAGES_PER_PASS = 256
 REPORT_INTERVAL_S = 60.0

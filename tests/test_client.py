@@ -282,6 +282,20 @@ def test_the_last_value_comes_at_once_and_only_once(publisher):
         assert (early.inbox.received, early.inbox.missed) == (2, 0)
 
 
+def test_a_daemon_of_thousands_of_streams_is_heard(tmp_path):
+    with (
+        Publisher(f"ipc://{tmp_path}/pub", VOCABULARY, queue_messages=50_000) as publisher,
+        Subscriber(publisher.endpoint, types=["heartbeat"], timeout_s=10) as subscriber,
+    ):
+        for index in range(20_000):
+            name = f"building-7-floor-12-room-{index}".ljust(64, "-")
+            publisher.publish_health(Health(name, HealthState.LIVE, 1, 0, 0, 0, 0, ""))
+        while publisher.stats()["queued"]:
+            time.sleep(0.01)
+        while len(getattr(next(subscriber), "last_seq", ())) < 20_000:
+            pass
+
+
 def test_what_a_slow_subscriber_missed_is_reported_to_the_last_number():
     labels = tuple(f"class number {index}" for index in range(521))
     posterior = np.linspace(0, 1, 521, dtype=np.float32)

@@ -32,7 +32,7 @@ const socket = new Subscriber({
   receiveHighWaterMark: 1000,
   receiveBufferSize: 64 * 1024,
   receiveTimeout: DEAD_MS,
-  maxMessageSize: 1024 * 1024,
+  maxMessageSize: 16 * 1024 * 1024, // a heartbeat of thousands of streams
   linger: 0,
 });
 socket.connect(options.endpoint);

@@ -21,11 +21,10 @@ from streamcls.client.recovery import REPLAY_TIMEOUT_S, Recovery
 from streamcls.errors import PublishError
 from streamcls.inbox import Gap, Inbox
 from streamcls.publish.keys import ClientKeys
-from streamcls.publish.schema import DATA_TYPES, Message
+from streamcls.publish.schema import DATA_TYPES, MESSAGE_LIMIT_BYTES, Message
 
 RECEIVE_QUEUE_MESSAGES = 1000
 RECEIVE_BUFFER_BYTES = 64 * 1024
-MESSAGE_LIMIT_BYTES = 1024 * 1024
 
 
 class _SubscriberBase:

@@ -28,6 +28,9 @@ DATA_TYPES = ("prediction", "event", "health")
 STREAM_TYPES = (*DATA_TYPES, "rejected")
 """The message types that belong to a stream and carry its sequence numbers."""
 
+MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
+"""What a subscriber must be ready to take; libzmq ends the connection at more. A heartbeat is the
+longest message: it names every sequence of its daemon, thousands where there are many streams."""
 LABEL_LIMIT_CHARS = 128
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -1,5 +1,6 @@
 """The wire contract: encodings, versions, topics, names, and that its documents are current."""
 
+import itertools
 import json
 import math
 import subprocess
@@ -16,6 +17,7 @@ from streamcls.errors import PublishError
 from streamcls.publish.control import REQUEST_LIMIT_BYTES, REQUESTS_QUEUED, ControlServer
 from streamcls.publish.journal import PAGE_LIMIT_BYTES, PAGE_LIMIT_MESSAGES, JournalLimits
 from streamcls.publish.methods import MethodTable
+from streamcls.publish.outbox import SEQUENCES_LIMIT
 from streamcls.publish.publisher import (
     SEND_QUEUE_MESSAGES,
     SUBSCRIPTION_LIMIT_BYTES,
@@ -23,6 +25,7 @@ from streamcls.publish.publisher import (
 )
 from streamcls.publish.rpc import BATCH_LIMIT, BATCH_REPLY_LIMIT_BYTES
 from streamcls.publish.schema import (
+    MESSAGE_LIMIT_BYTES,
     EventMessage,
     HealthMessage,
     HeartbeatMessage,
@@ -194,10 +197,20 @@ def test_the_specification_names_every_field(message):
     assert not missing
 
 
+def test_the_longest_heartbeat_is_not_too_long_for_a_subscriber():
+    names = (f"{index:x}".ljust(64, "x") for index in itertools.count())
+    every = {f"prediction/{name}/": 1 << 53 for name in itertools.islice(names, SEQUENCES_LIMIT)}
+    beat = {"interval_s": 1.0, "uptime_s": 1e9, "last_seq": every, "dropped": every}
+    for encoding in ("json", "msgpack"):
+        payload = encode(HeartbeatMessage(**ENVELOPE, **beat), encoding)
+        assert len(payload) < MESSAGE_LIMIT_BYTES - 65_536  # for its other fields
+
+
 def test_the_specification_names_every_limit():
     specification = (DOCS / "protocol.md").read_text()
     for value in (SEND_QUEUE_MESSAGES, SUBSCRIPTION_LIMIT_BYTES):
         assert f"{value} " in specification
+    assert f"{MESSAGE_LIMIT_BYTES:,} bytes" in specification
     assert f"{REQUEST_LIMIT_BYTES:,} bytes" in specification
     assert f"1 to\n{BATCH_LIMIT} requests" in specification
     assert f"{BATCH_REPLY_LIMIT_BYTES:,} bytes" in specification
