@@ -86,6 +86,7 @@ class Registrar:
             SourceError: The source can never work.
             ConfigError: The name is taken, or the event settings do not fit the model.
             ModelError: All slots are taken.
+            PublishError: There have been too many names.
         """
         with self._lock:
             if name in self._roster.streams:
@@ -105,6 +106,7 @@ class Registrar:
                     f"sender can reach it; put one into the configuration and start again"
                 ]
             )
+        self._publisher.admit_stream(name)
         return stream
 
     def start(self, engine: Engine, ingest: Ingest | None) -> None:

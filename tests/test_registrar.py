@@ -12,9 +12,11 @@ import soundfile
 
 from streamcls.config import Config, StreamConfig, load_config
 from streamcls.engine import Engine, Executor
-from streamcls.errors import ConfigError, SourceError
+from streamcls.errors import ConfigError, PublishError, SourceError
 from streamcls.ingest import Ingest
+from streamcls.publish import outbox
 from streamcls.publish.publisher import Publisher
+from streamcls.publish.schema import STREAM_TYPES
 from streamcls.registrar import Registrar
 from streamcls.roster import Roster
 from streamcls.served import ServedModel, load_model
@@ -102,3 +104,16 @@ def test_a_reload_with_a_sender_that_is_taken_changes_nothing(site: Site) -> Non
         site.registrar.change(config, site.model, None)
     assert site.registrar.names() == ["a", "c"]
     assert site.roster.find("c").config.source == "remote:yard"
+
+
+def test_one_name_too_many_is_refused_and_hurts_no_other_stream(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "SEQUENCES_LIMIT", 2 * len(STREAM_TYPES))
+    for name in ("a", "b"):
+        site.registrar.build(name, StreamConfig(source=f"remote:{name}"))
+    with pytest.raises(PublishError, match="use stream names again"):
+        site.registrar.build("c", StreamConfig(source="remote:c"))
+    assert site.registrar.names() == ["a", "b"]
+    site.registrar.remove("a")
+    site.registrar.build("a", StreamConfig(source="remote:c"))

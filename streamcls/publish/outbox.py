@@ -53,6 +53,18 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._queue)
 
+    def admit(self, stream: str) -> None:
+        """Make room for the numbers of a stream, so that whatever it says can be put.
+
+        Raises:
+            PublishError: Its name is not allowed, or there were too many.
+        """
+        with self._lock:
+            for sequence in (sequence_topic(one, stream) for one in STREAM_TYPES):
+                if sequence not in self._next_seq:
+                    self._check_new(sequence, stream)
+                    self._next_seq[sequence] = 0
+
     def put(self, message_type: str, records: Sequence[Record], vocabulary: Vocabulary) -> bool:
         """Number records and queue them; return whether the queue was empty before.
 

@@ -179,6 +179,14 @@ class Publisher(SocketService):
         """Say in every heartbeat how many reloads there were, and why the last one failed."""
         self._reloads = (done, error)
 
+    def admit_stream(self, stream: str) -> None:
+        """Make sure that what a stream will say can be numbered, before it says anything.
+
+        Raises:
+            PublishError: Its name is not allowed, or there were too many.
+        """
+        self._outbox.admit(stream)
+
     def retire_stream(self, stream: str) -> None:
         """Forget last values and journal of a removed stream, once what it queued is sent.
 
