@@ -68,6 +68,7 @@ class Feeder:
         self._shares_thread = False
         self._hurry: Callable[[], None] = self._awake.set
         self._done = threading.Event()
+        self._delivered = False  # audio, since it was opened
         self._next_ring: Ring | None = None
         self._past = (0, 0, 0, 0)  # captured, heard, dropped, overruns of rings that were left
         self._told_losses = (0, 0, 0, 0)
@@ -212,13 +213,13 @@ class Feeder:
         """Run capture after capture until stopped; the pause grows while nothing is delivered."""
         attempt, retry_s = 0, RETRY_FIRST_S
         while not self._stopping.is_set():
-            written = self.ring.written
+            self._delivered = False
             try:
                 self._move()
                 yield from self._capture()
             except SourceLost as error:
                 why = " ".join(str(error).split())  # a list of devices has several lines
-                if self.ring.written > written:
+                if self._delivered:
                     attempt, retry_s = 0, RETRY_FIRST_S
                 if attempt == 0:
                     self._lost_s = time.monotonic()
@@ -233,13 +234,12 @@ class Feeder:
         """Feed the ring from opening the source until it ends, is lost or nobody wants more."""
         try:
             self.source.open()
-            begun = False
             while not self._stopping.is_set():
                 block = self.source.read()
                 self._move()
                 if block is not None:
-                    if not begun:
-                        begun = True
+                    if not self._delivered:
+                        self._delivered = True
                         self._intake.begin(self.source.sample_rate_hz, not self.source.live)
                     self._intake.take(block)
                     self._judge_silence()

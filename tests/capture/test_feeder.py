@@ -229,6 +229,36 @@ def test_the_pause_between_attempts_has_a_limit(monkeypatch: pytest.MonkeyPatch)
     assert pauses == ["0.001", "0.002", "0.003", "0.003"]
 
 
+def test_a_loss_in_a_new_ring_begins_with_the_first_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feeder_module, "RETRY_FIRST_S", 0.001)
+    gone = SourceLost("gone")
+    blocks = [block_at(t_s, RATE_HZ, 1) for t_s in range(3)]
+    back = [block_at(t_s, RATE_HZ, 1) for t_s in (9, 10)]
+    source = ScriptedSource(RATE_HZ, [*blocks, gone], [*back, gone], [block_at(20, RATE_HZ, 1)])
+    old = Ring(4 * RATE_HZ, RATE_HZ)
+    new = old.succeed(2 * RATE_HZ, RATE_HZ // 2, 0)
+    reports: list[Health] = []
+
+    def change_over(health: Health) -> None:
+        """Do what a reload to another rate does, when the source is back."""
+        reports.append(health)
+        if "arrives again" in health.reason and feeder.ring is old:
+            feeder.move_to(new)
+            feeder.settle(new)
+
+    feeder = Feeder("s", source, old, 0, change_over)
+    feeder.start()
+    while feeder.state is not HealthState.ENDED:
+        time.sleep(0.001)
+    assert feeder.stop()
+    assert 0 < new.written < old.written
+    outages = [r for r in reports if r.state in (HealthState.LOST, HealthState.RECOVERING)]
+    assert [r.state for r in outages] == 2 * [HealthState.LOST, HealthState.RECOVERING]
+    assert all(r.reason.startswith("attempt 1 ") for r in outages[1::2])
+
+
 def test_digital_silence_is_told_and_ends(tmp_path: Path) -> None:
     samples = np.zeros(14 * RATE_HZ)
     samples[:RATE_HZ] = samples[-RATE_HZ:] = 0.01
