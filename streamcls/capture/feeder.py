@@ -108,7 +108,10 @@ class Feeder:
         elif self._thread.ident is not None:
             self._thread.join(timeout_s)
         self._close_ring()
-        return self._done.is_set() if self._shares_thread else not self._thread.is_alive()
+        ended = self._done.is_set() if self._shares_thread else not self._thread.is_alive()
+        if not ended:  # nobody expects to hear more of a stream that was stopped
+            self._on_health = lambda health: None
+        return ended
 
     def retry_now(self) -> None:
         """Cut the pause before the next attempt short: the source may be back; any thread."""

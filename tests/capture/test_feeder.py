@@ -329,6 +329,24 @@ def test_stop_ends_the_pause_of_a_lost_source(monkeypatch: pytest.MonkeyPatch) -
     assert capture.feeder.stop()
 
 
+def test_a_driver_that_was_left_behind_says_nothing_any_more() -> None:
+    hanging, released = threading.Event(), threading.Event()
+
+    class HangingSource(ScriptedSource):
+        def read(self) -> Block | None:
+            hanging.set()
+            released.wait(20)
+            raise SourceLost("no answer")
+
+    capture = Capture(HangingSource(RATE_HZ, [block_at(0, RATE_HZ, 1)]))
+    capture.feeder.start()
+    assert hanging.wait(20)
+    assert not capture.feeder.stop(0.01)
+    released.set()
+    assert capture.feeder.stop()
+    assert capture.states == [HealthState.STARTING]
+
+
 def test_a_feeder_that_never_started_can_be_stopped() -> None:
     capture = Capture(ScriptedSource(RATE_HZ))
     assert capture.feeder.stop()
