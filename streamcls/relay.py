@@ -24,6 +24,7 @@ from streamcls.publish.key_files import Right
 from streamcls.publish.keys import ClientKeys, ServerKeys
 from streamcls.publish.schema import MESSAGE_LIMIT_BYTES
 from streamcls.publish.service import SocketService
+from streamcls.publish.subscriptions import LIMIT_BYTES, Subscriptions
 from streamcls.signals import stop_on_signals
 
 SEND_QUEUE_MESSAGES = 256
@@ -32,6 +33,9 @@ SEND_BUFFER_BYTES = 64 * 1024
 RECEIVE_QUEUE_MESSAGES = 1000
 """Per daemon."""
 SUBSCRIPTION_LIMIT_BYTES = 1024
+SUBSCRIBED_LIMIT_BYTES = LIMIT_BYTES // 2
+"""Of all different topics together. Half of what a daemon keeps: past its limit it would disconnect
+us and all others, and again whenever we come back with the same."""
 MESSAGES_PER_PASS = 256
 REPORT_INTERVAL_S = 60.0
 
@@ -97,11 +101,11 @@ class Relay(SocketService):
         front.sndhwm = SEND_QUEUE_MESSAGES
         front.sndbuf = SEND_BUFFER_BYTES
         front.maxmsgsize = SUBSCRIPTION_LIMIT_BYTES
-        # Also subscriptions that others have already: who makes them wants the last values.
-        front.setsockopt(zmq.XPUB_VERBOSE, 1)
         return front
 
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
+        subscriptions = Subscriptions(socket, SUBSCRIBED_LIMIT_BYTES)
+        self._connected = dict.fromkeys(self._backs, False)  # anew after a flood
         with contextlib.ExitStack() as stack:
             # One socket a daemon: keys differ, and a flood from one must not starve another.
             backs: dict[Any, str] = {}
@@ -115,10 +119,14 @@ class Relay(SocketService):
                 stack.callback(monitor.close, 0)
                 _connect(back, endpoint)  # after the monitor, which would miss it
                 backs[back], monitors[monitor] = endpoint, endpoint
-            self._forward(socket, backs, monitors)
+            self._forward(socket, subscriptions, backs, monitors)
 
     def _forward(
-        self, front: zmq.Socket[bytes], backs: dict[Any, str], monitors: dict[Any, str]
+        self,
+        front: zmq.Socket[bytes],
+        subscriptions: Subscriptions,
+        backs: dict[Any, str],
+        monitors: dict[Any, str],
     ) -> None:
         poller = zmq.Poller()
         for waited in (front, *backs, *monitors, self._wakeup.fd):
@@ -130,7 +138,10 @@ class Relay(SocketService):
                 if back in ready:
                     self._pass_messages(back, front)
             if front in ready:
-                self._pass_subscriptions(front, backs)
+                self._pass_subscriptions(subscriptions, backs)
+            if subscriptions.flooded:
+                subscriptions.end_flood(self._gate)
+                return
             for monitor, endpoint in monitors.items():
                 if monitor in ready:
                     self._note(endpoint, recv_monitor_message(monitor)["event"])
@@ -151,17 +162,16 @@ class Relay(SocketService):
             front.send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
             self.forwarded += 1
 
-    def _pass_subscriptions(self, front: zmq.Socket[Any], backs: dict[Any, str]) -> None:
-        for _ in range(MESSAGES_PER_PASS):
-            if not front.poll(0):
-                return
-            frames = front.recv_multipart()
-            # XPUB hands over whatever a subscriber sends; only subscriptions are the daemons'.
-            if len(frames) != 1 or frames[0][:1] not in (b"\x00", b"\x01"):
-                self.ignored += 1
-                continue
+    def _pass_subscriptions(self, subscriptions: Subscriptions, backs: dict[Any, str]) -> None:
+        ignored = subscriptions.ignored
+        taken = subscriptions.take()
+        # XPUB hands over whatever a subscriber sends; only subscriptions are the daemons'.
+        self.ignored += subscriptions.ignored - ignored
+        if subscriptions.flooded:
+            return
+        for message in taken:
             for back in backs:
-                back.send(frames[0], flags=zmq.NOBLOCK)
+                back.send(message, flags=zmq.NOBLOCK)
 
     def _note(self, endpoint: str, event: int) -> None:
         up = event == zmq.EVENT_HANDSHAKE_SUCCEEDED

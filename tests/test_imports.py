@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "classifier": {*FOUNDATION, *STAGES[: STAGES.index("publish")]},
     "ingest": {*FOUNDATION, "capture", *SOCKETS},
     "send": {*FOUNDATION, "clock", "ring", "capture", *SOCKETS, "signals"},
-    "relay": {*FOUNDATION, *SOCKETS, "signals", "publish.schema"},
+    "relay": {*FOUNDATION, *SOCKETS, "signals", "publish.schema", "publish.subscriptions"},
     "served": SERVING,
     "stream": {*SERVING, "served"},
     "roster": {*SERVING, "served", "stream"},

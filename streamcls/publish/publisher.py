@@ -38,7 +38,7 @@ from streamcls.publish.schema import (
     new_run_id,
 )
 from streamcls.publish.service import SocketService
-from streamcls.publish.subscriptions import LIMIT_BYTES, Subscriptions
+from streamcls.publish.subscriptions import Subscriptions
 from streamcls.types import Event, Health, Prediction, Rejection
 
 HEARTBEAT_INTERVAL_S = 1.0
@@ -256,7 +256,7 @@ class Publisher(SocketService):
             if socket in ready:
                 subscriptions.take()
             if subscriptions.flooded:
-                self._drop_subscribers(subscriptions.busiest_user_id)
+                subscriptions.end_flood(self._gate)
                 return
             self._answer_subscriptions(socket, subscriptions.take_due())
             now_s = time.monotonic()
@@ -327,16 +327,6 @@ class Publisher(SocketService):
         for entry in self._journal.last_values():
             if entry.topic.startswith(prefixes):
                 self._send(socket, entry.topic, entry.payload)
-
-    def _drop_subscribers(self, culprit: str) -> None:
-        log.error(
-            "more than %d bytes of topics are subscribed to, most of them by %s: "
-            "all subscribers are disconnected, and come back by themselves",
-            LIMIT_BYTES,
-            culprit or "an unknown client",
-        )
-        if culprit and self._gate is not None:
-            self._gate.shut_out(culprit)
 
     def _send(self, socket: zmq.Socket[bytes], topic: bytes, payload: bytes) -> None:
         # Never blocks: for a subscriber at its high-water mark XPUB drops the message.

@@ -17,6 +17,7 @@ from streamcls.publish.keys import ServerKeys
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.publisher import Publisher
 from streamcls.publish.subscriptions import ANSWER_INTERVAL_S, LIMIT_BYTES
+from streamcls.relay import Relay
 from streamcls.types import Health, HealthState
 
 HEALTH = Health("porch", HealthState.LIVE, 0, 0, 0, 0, 0, "")
@@ -86,6 +87,29 @@ def test_without_keys_the_socket_is_made_anew_as_well(caplog: pytest.LogCaptureF
         with Subscriber(endpoint) as subscriber:
             hear_health(subscriber, publisher)
         assert publisher.endpoint == endpoint
+
+
+def test_a_flood_ends_at_the_relay_and_no_daemon_hears_of_it(
+    folder: Path, make_client: Callable[..., ClientKeys], caplog: pytest.LogCaptureFixture
+):
+    keys = make_client("porch", Right.LISTEN)
+    with (
+        Publisher("tcp://127.0.0.1:*", Vocabulary("m", ("a",))) as publisher,
+        Relay("tcp://127.0.0.1:*", [publisher.endpoint], keys=ServerKeys.load(folder)) as relay,
+        Subscriber(publisher.endpoint) as direct,
+        Subscriber(relay.endpoint, keys=keys) as subscriber,
+    ):
+        hear_health(subscriber, publisher)
+        with attacker(relay.endpoint, make_client("mallory", Right.LISTEN)) as socket:
+            flood(socket, 4 * LIMIT_BYTES)
+            give_up_at_s = time.monotonic() + LONG_S
+            while SHUT_OUT not in relay.connections()["refused"]:  # type: ignore[index]
+                assert time.monotonic() < give_up_at_s
+                time.sleep(0.02)
+            hear_health(subscriber, publisher)  # while the culprit knocks
+        hear_health(direct, publisher)
+        assert direct.inbox.missed == 0
+    assert caplog.text.count(RESET) == 1
 
 
 def test_the_same_topics_again_and_again_are_no_flood(caplog: pytest.LogCaptureFixture):
