@@ -206,11 +206,12 @@ def decode(payload: bytes) -> Message:
     """
     is_json = payload[:1] == b"{"
     try:
-        return (_json_decoder if is_json else _msgpack_decoder).decode(payload)
-    except msgspec.ValidationError:
-        _refuse_other_version(payload, is_json)
-        raise
-    except (RecursionError, UnicodeDecodeError) as error:
+        try:
+            return (_json_decoder if is_json else _msgpack_decoder).decode(payload)
+        except msgspec.ValidationError:
+            _refuse_other_version(payload, is_json)
+            raise
+    except (RecursionError, UnicodeDecodeError) as error:  # of what is skipped, as of the rest
         raise msgspec.DecodeError(str(error)) from error
 
 

@@ -125,6 +125,21 @@ def test_damage_is_a_decode_error(payload):
 
 
 @pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"type":"unknown","x":' + b"[" * 50_000,
+        b'{"type":"unknown","x":"\xff"}',
+        b"\x82\xa4type\xa7unknown\xa1x" + b"\x91" * 50_000,
+        b"\x82\xa4type\xa7unknown\xa1x\xa1\xff",
+    ],
+    ids=["deep json", "text in json", "deep msgpack", "text in msgpack"],
+)
+def test_damage_in_an_unknown_message_is_a_decode_error(payload):
+    with pytest.raises(msgspec.DecodeError):
+        decode(payload)
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [("seq", -1), ("seq", "1"), ("scores", {"yes": 1.5}), ("type", "unknown"), ("run", None)],
 )
