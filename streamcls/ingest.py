@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import zmq
+from msgspec import structs
 
 from streamcls.capture.feeder import Feeder
 from streamcls.capture.packets import (
@@ -222,15 +223,17 @@ class Ingest(SocketService):
             return None
         link = self._links.get(message.stream)
         match message:
-            case Beat():
-                return self._take_beat(link, message, arrived_ns)
+            case Beat(host=host, state=state, reason=reason):
+                words = {"host": host, "state": state, "reason": reason}
+                words = {key: _in_one_line(text) for key, text in words.items()}
+                return self._take_beat(link, structs.replace(message, **words), arrived_ns)
             case AudioPacket() if link is not None:
                 self._take_audio(link, message, frames[1], arrived_ns)
             case End() if link is not None and link.session == message.session:
-                link.state, link.reason = "ended", message.reason
+                link.state, link.reason = "ended", _in_one_line(message.reason)
                 link.heard_s = -math.inf  # the next sender need not wait
                 link.source.sender = ""
-                said = f"the sender on {link.host} has ended ({message.reason})"
+                said = f"the sender on {link.host} has ended ({link.reason})"
                 link.source.tell_absent(said)
                 log.info("stream %s: %s", message.stream, said)
         return None
@@ -315,6 +318,11 @@ def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
         if len(frames) <= FRAMES_LIMIT:
             frames.append(frame)
     return frames
+
+
+def _in_one_line(text: str) -> str:
+    """Return a sender's words without what a log or a terminal might obey, or take for an end."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in " ".join(text.split()))
 
 
 def _describe(link: Link) -> str:

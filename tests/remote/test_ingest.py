@@ -190,6 +190,23 @@ def test_what_the_sender_has_lost_is_told_at_once(ingest: Ingest, dealer) -> Non
         receiver.wait_for(lambda: receiver.feeder.state is HealthState.LIVE, "return", 5)
 
 
+def test_a_senders_words_stay_in_their_line(
+    ingest: Ingest, dealer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    forged = "pi\n2026-01-01 ERROR \x1b[2Jforged"
+    with connect(ingest, Receiver()) as receiver:
+        sender = dealer()
+        sender.beat(host=forged, clock_offset_ns=0)
+        sender.beat(host=forged, state="lost", reason=forged)
+        receiver.wait_for(lambda: "forged" in receiver.feeder.reason, "reason")
+        sender.send(End(stream="porch", session=sender.session, next_seq=0, reason=forged))
+        receiver.wait_for(lambda: "has ended" in caplog.text, "end")
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+    assert receiver.feeder.reason.isprintable()
+    assert ingest.stats()["senders"]["porch"]["host"] == "pi 2026-01-01 ERROR \ufffd[2Jforged"
+
+
 def test_another_version_is_refused_by_name(ingest: Ingest, dealer) -> None:
     sender = dealer()
     sender.socket.send(msgspec.msgpack.encode({"schema": "streamcls-audio/2", "type": "hello"}))
