@@ -23,7 +23,10 @@ def _make_device(name: str, options: SourceOptions) -> Source:
 def _make_file(path: str, options: SourceOptions) -> Source:
     if not path:
         raise SourceError("file: needs a path, for example file:recording.wav")
-    return FileSource(Path(path).expanduser(), options.pace)
+    try:
+        return FileSource(Path(path).expanduser(), options.pace)
+    except RuntimeError:
+        raise SourceError(f"file:{path}: there is no such home; give the whole path") from None
 
 
 def _make_pipe(rest: str, options: SourceOptions) -> Source:
@@ -74,13 +77,24 @@ def parse_source(spec: str, options: SourceOptions | None = None) -> Source:
         options: How to read it.
 
     Raises:
-        SourceError: Unknown scheme, or a rest that the scheme does not take.
+        SourceError: Unknown scheme, a rest that the scheme does not take, or not UTF-8.
     """
+    try:
+        spec.encode()
+    except UnicodeEncodeError:  # a file's name may be any bytes; what is published may not
+        raise SourceError(f"source {spec!a} is not UTF-8 text; rename the file") from None
     scheme, _, rest = spec.partition(":")
     if scheme not in SCHEMES:
         legal = ", ".join(form for form, _ in SCHEMES.values())
-        hint = f"; did you mean file:{spec}?" if Path(spec).is_file() else ""
+        hint = f"; did you mean file:{spec}?" if _is_file(spec) else ""
         raise SourceError(
             f"{hide_credentials(spec)!r} is not a source; choose one of {legal}{hint}"
         )
     return SCHEMES[scheme][1](rest, options or SourceOptions())
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # too long for a name
+        return False

@@ -5,6 +5,7 @@ Whatever libsndfile reads: WAV, FLAC, Ogg, MP3, ...
 """
 
 import math
+import stat
 import time
 from collections import deque
 from pathlib import Path
@@ -144,11 +145,15 @@ class FileSource:
         return f"{self.path}: damaged at {at_s:.2f} s of {all_s:.2f} s ({reason}); copy it again"
 
     def _load_header(self) -> soundfile.SoundFile:
-        if not self.path.exists():
-            raise SourceError(f"{self.path}: no such file; give the path of a sound file")
-        if self.path.is_dir():
+        try:
+            status = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise SourceError(f"{self.path}: no such file; give the path of a sound file") from None
+        except OSError as error:
+            raise SourceError(f"{self.path}: {error.strerror}; check its permissions") from error
+        if stat.S_ISDIR(status.st_mode):
             raise SourceError(f"{self.path}: is a folder; give the path of a sound file")
-        if self.path.stat().st_size == 0:
+        if status.st_size == 0:
             raise SourceError(f"{self.path}: is empty (0 bytes); was it written to its end?")
         try:
             file = soundfile.SoundFile(self.path)

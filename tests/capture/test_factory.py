@@ -60,6 +60,9 @@ def test_other_machines() -> None:
         ("remote:", None, "needs the name that its sender gives"),
         ("http:", None, "write http://HOST"),
         ("rtsp://", None, "write rtsp://HOST"),
+        ("file:~nobody-of-that-name/a.wav", None, "no such home"),
+        ("file:\udcff.wav", None, "not UTF-8"),
+        ("x" * 300, None, "is not a source"),
         ("device", SourceOptions(sample_format="s24le"), "as s24le; choose f32le or s16le"),
     ],
 )

@@ -134,6 +134,11 @@ def test_bad_files_are_refused_with_reason_and_remedy(tmp_path: Path, make, mess
     source.close()
 
 
+def test_a_file_that_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="File name too long; check its permissions"):
+        FileSource(tmp_path / ("x" * 300)).check()
+
+
 def test_raw_files_are_sent_to_the_pipe(tmp_path: Path) -> None:
     path = tmp_path / "a.raw"
     path.write_bytes(bytes(1000))
