@@ -4,10 +4,12 @@ The header is the metadata entry ``streamcls`` of a ``.safetensors`` file: JSON,
 here. `checkpoint` adds the tensors.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,13 +66,17 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def model_directory() -> Path:
-    """Return where models are kept that were pulled or imported: systemd's folder or the user's."""
+    """Return where models are kept that were pulled or imported: systemd's folder or the user's.
+
+    Raises:
+        CheckpointError: This user has no home.
+    """
     # systemd sets STATE_DIRECTORY; with several directories they are separated by colons.
     service = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     if service:
         return Path(service) / "models"
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "streamcls" / "models"
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return _expand(base) / "streamcls" / "models"
 
 
 def list_shipped() -> list[str]:
@@ -81,7 +87,11 @@ def list_shipped() -> list[str]:
 def list_installed() -> list[str]:
     """Return the names of the checkpoints in the model folder, sorted."""
     shipped = set(list_shipped())
-    names = (path.stem for path in model_directory().glob(f"*{SUFFIX}"))
+    try:
+        folder = model_directory()
+    except CheckpointError:
+        return []
+    names = (path.stem for path in folder.glob(f"*{SUFFIX}"))
     return sorted(name for name in names if name not in shipped and not name.startswith("."))
 
 
@@ -91,19 +101,17 @@ def find_checkpoint(name_or_path: str) -> Path:
     A name is looked for among the shipped models, then in the model folder.
 
     Raises:
-        CheckpointError: Neither the name of a model nor an existing file.
+        CheckpointError: Neither the name of a model nor a file that is there and can be looked at.
     """
-    if is_path(name_or_path):
-        candidates = [Path(name_or_path).expanduser()]
-    else:
-        file_name = f"{name_or_path}{SUFFIX}"
-        candidates = [ZOO_DIRECTORY / file_name, model_directory() / file_name]
-    for path in candidates:
-        if path.is_file():
-            return path
+    for path in _candidates(name_or_path):
+        try:
+            if path.is_file():
+                return path
+        except OSError as error:  # a name that is too long, a folder that may not be searched
+            raise CheckpointError(f"model {name_or_path[:80]!r}: {error.strerror}") from None
     names = ", ".join([*list_shipped(), *list_installed()]) or "none"
     if is_path(name_or_path):
-        what = f"no such file: {candidates[0]}"
+        what = f"no such file: {_expand(name_or_path)}"
     elif name_or_path in PULLABLE:
         raise CheckpointError(
             f"model {name_or_path!r} is not here yet; fetch it with: "
@@ -112,6 +120,24 @@ def find_checkpoint(name_or_path: str) -> Path:
     else:
         what = f"unknown model {name_or_path!r}"
     raise CheckpointError(f"{what}; models: {names}; or give the path of a {SUFFIX} file")
+
+
+def _candidates(name_or_path: str) -> Iterator[Path]:
+    if is_path(name_or_path):
+        yield _expand(name_or_path)
+        return
+    yield ZOO_DIRECTORY / f"{name_or_path}{SUFFIX}"
+    with contextlib.suppress(CheckpointError):  # who has no home has no models there
+        yield model_directory() / f"{name_or_path}{SUFFIX}"
+
+
+def _expand(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise CheckpointError(
+            f"{path[:80]}: there is no such home; name a folder, or set XDG_DATA_HOME"
+        ) from None
 
 
 def is_path(name_or_path: str) -> bool:

@@ -1,6 +1,7 @@
 """Checkpoints: what is written is what is read, and nothing else is believed."""
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,9 @@ from streamcls.checkpoint import (
     read_header,
     save_checkpoint,
 )
+from streamcls.engine import enable_compilation_cache
 from streamcls.errors import CheckpointError
+from streamcls.header import list_installed
 from tests.models.checkpoints import LABELS, save_seasoned
 from tests.models.networks import build_seasoned
 
@@ -136,6 +139,25 @@ def test_finding(path: Path) -> None:
         find_checkpoint("nothing")
     with pytest.raises(CheckpointError, match="no such file: /no/where.safetensors"):
         find_checkpoint("/no/where.safetensors")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, f"{'x' * 300}.safetensors"])
+def test_a_model_that_cannot_be_looked_at_is_refused(name: str) -> None:
+    with pytest.raises(CheckpointError, match="model 'xxx.*': File name too long"):
+        find_checkpoint(name)
+
+
+def test_who_has_no_home_has_the_shipped_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    for variable in ("STATE_DIRECTORY", "XDG_DATA_HOME", "CACHE_DIRECTORY", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    assert find_checkpoint("commands").is_file()
+    assert list_installed() == []
+    with pytest.raises(CheckpointError, match="unknown model 'mine'"):
+        find_checkpoint("mine")
+    with pytest.raises(CheckpointError, match="there is no such home; name a folder"):
+        find_checkpoint("~nobody/mine.safetensors")
+    assert enable_compilation_cache() is None
 
 
 def test_saving_where_it_cannot_be_written(path: Path, tmp_path: Path) -> None:

@@ -25,7 +25,11 @@ log = logging.getLogger(__name__)
 
 
 def cache_directory() -> Path:
-    """Return where compiled programs are kept: systemd's cache directory or the user's."""
+    """Return where compiled programs are kept: systemd's cache directory or the user's.
+
+    Raises:
+        RuntimeError: This user has no home.
+    """
     # systemd sets CACHE_DIRECTORY; with several directories they are separated by colons.
     service = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
     if service:
@@ -39,13 +43,12 @@ def enable_compilation_cache(directory: Path | None = None) -> Path | None:
 
     By default JAX keeps nothing that compiled in under a second, which is most of what we compile.
     """
-    directory = directory or cache_directory()
     try:
+        directory = directory or cache_directory()
         directory.mkdir(parents=True, exist_ok=True)
-        writable = os.access(directory, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
+    except (OSError, RuntimeError):
+        return None
+    if not os.access(directory, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
