@@ -110,6 +110,8 @@ def _fetch(file: RemoteFile, on_progress: Callable[[int], None]) -> bytes:
         if error.code in _PASSING_STATUS:
             raise _PassingError(text) from None
         raise DownloadError(f"cannot fetch {file.url}: {text}") from None
+    except ValueError as error:  # brackets or characters that an address cannot have
+        raise DownloadError(f"{file.url} is no address: {error}") from None
     except urllib.error.URLError as error:
         raise _PassingError(str(error.reason)) from None
     except (OSError, http.client.HTTPException) as error:

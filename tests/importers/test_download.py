@@ -127,3 +127,9 @@ def test_no_place_to_write(tmp_path: Path) -> None:
 def test_other_schemes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="must begin with https:// or http://"):
         download(remote("file:///etc"), tmp_path / "it.bin")
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://127.0.0.1:9/\u00e9"])
+def test_what_is_no_address_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(DownloadError, match="is no address"):
+        download(remote(url), tmp_path / "it.bin", first_pause_s=0.001)
