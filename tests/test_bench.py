@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from streamcls.bench import Level
 from streamcls.cli import main
 
@@ -67,3 +69,11 @@ def test_a_level_says_what_was_wrong_with_it() -> None:
     assert slow.trouble == "125 predictions/s were due"
     lost = Level(10, 80.0, 125.0, p50_ms=3.0, p99_ms=9.0, dropped_samples=7, missed=0, **figures)
     assert lost.trouble == "7 samples dropped"
+
+
+@pytest.mark.parametrize("text", ["-1", "0", "nan", "inf", "3s"])
+def test_bench_refuses_times_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["bench", f"--level-s={text}"])
+    assert refused.value.code == 2
+    assert f"'{text}': must be a number up to 3600" in capsys.readouterr().err

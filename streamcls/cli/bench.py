@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ examples:
 )
 _LOCK_BOUND = 0.8
 """Of the cores; a daemon that uses less and is late waits for itself."""
+_LONGEST_LEVEL_S = 3600
 _HEADER = "streams   hop ms   predictions/s   cores   p50 ms   p99 ms   max ms   MB   "
 
 
@@ -68,7 +70,11 @@ def add_parser(commands: Any) -> None:
         help="daemons that share the streams (default 1)",
     )
     parser.add_argument(
-        "--level-s", type=float, default=3.0, metavar="S", help="time for each number (default 3)"
+        "--level-s",
+        type=_seconds,
+        default=3.0,
+        metavar="S",
+        help="time for each number (default 3)",
     )
     parser.add_argument(
         "--device", default="auto", metavar="KIND", help="auto (default), cpu, gpu or tpu"
@@ -81,6 +87,16 @@ def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r}: must be an integer from 1 on")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= _LONGEST_LEVEL_S:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number up to {_LONGEST_LEVEL_S}")
+    return seconds
 
 
 def _bench(arguments: argparse.Namespace) -> int:
