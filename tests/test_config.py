@@ -145,6 +145,18 @@ def test_variables_find_a_stream_whatever_its_case_and_dashes(tmp_path: Path):
     ]
 
 
+def test_an_override_may_be_a_table() -> None:
+    events = {"deny": ["rain"], "class": {"Mr. Dog": {"cooldown_s": 3}}}
+    overrides = {"streams.porch.source": "remote:", "streams.porch.events": events}
+    config = load_config(overrides=overrides, environ={})
+    settings = config.streams["porch"].events
+    assert settings.deny == ("rain",)
+    assert settings.class_["Mr. Dog"].cooldown_s == 3
+    assert config.origins["streams.porch.events.deny"] == "flag"
+    with pytest.raises(ConfigError, match="must be .*, not a table"):
+        load_config(overrides={"model": {"name": "commands"}}, environ={})
+
+
 def test_a_star_means_every_stream_or_the_default_one(tmp_path: Path):
     two = '[streams.a]\nsource = "file:a.wav"\n[streams.b]\nsource = "file:b.wav"\n'
     config = load_text(tmp_path, two, overrides={"streams.*.pace": "fast"})

@@ -78,47 +78,49 @@ def lay_overrides(tree: Tree, overrides: Mapping[str, object]) -> None:
     """Lay flags, ``{"inference.hop_ms": 160}``, over ``tree``.
 
     ``streams.*.KEY`` means every stream, or the default stream where none is configured. A
-    name with a dot is quoted, as in TOML: ``events.class."Mr. Dog".cooldown_s``.
+    name with a dot is quoted, as in TOML: ``events.class."Mr. Dog".cooldown_s``. A value may be a
+    table, as requests over the control socket have them.
 
     Raises:
         ConfigError: ``streams.*.source`` while several streams are configured.
     """
-    every: list[tuple[list[str], Leaf]] = []
+    every: list[tuple[list[str], object]] = []
     for key, value in overrides.items():
         path = _split_key(key)
-        leaf = Leaf(value, "flag", is_text=True)
         if path[:2] == ["streams", "*"]:
-            every.append((path, leaf))
+            every.append((path, value))
         else:
-            _put(tree, path, leaf)
+            _put(tree, path, _tag_one(value, "flag", is_text=True))
     names = list(_below(tree, "streams")) or [DEFAULT_STREAM]
-    for path, leaf in every:
+    for path, value in every:
         if path[2:] == ["source"] and len(names) > 1:
             raise ConfigError(
                 [
-                    f"source {leaf.value!r} is for one stream, but {len(names)} are configured "
+                    f"source {value!r} is for one stream, but {len(names)} are configured "
                     f"({', '.join(names)}); say which: --set streams.{names[0]}.source=SPEC"
                 ]
             )
         for name in names:
-            _put(tree, ["streams", name, *path[2:]], leaf)
+            _put(tree, ["streams", name, *path[2:]], _tag_one(value, "flag", is_text=True))
 
 
-def _tag(table: Mapping[str, Any], origin: str) -> Tree:
-    return {
-        key: _tag(value, origin) if isinstance(value, dict) else Leaf(value, origin, is_text=False)
-        for key, value in table.items()
-    }
+def _tag(table: Mapping[str, Any], origin: str, is_text: bool = False) -> Tree:
+    return {key: _tag_one(value, origin, is_text) for key, value in table.items()}
 
 
-def _put(tree: Tree, path: list[str], leaf: Leaf) -> None:
-    """Set one leaf; a value that stands where a table should be stays, to be reported."""
+def _tag_one(value: Any, origin: str, is_text: bool) -> "Tree | Leaf":
+    is_table = isinstance(value, dict)
+    return _tag(value, origin, is_text) if is_table else Leaf(value, origin, is_text)
+
+
+def _put(tree: Tree, path: list[str], node: "Tree | Leaf") -> None:
+    """Set one leaf or table; a value that stands where a table should be stays, to be reported."""
     for key in path[:-1]:
         below = tree.setdefault(key, {})
         if isinstance(below, Leaf):
             return
         tree = below
-    tree[path[-1]] = leaf
+    tree[path[-1]] = node
 
 
 def _below(tree: Tree, key: str) -> Tree:
