@@ -131,6 +131,10 @@ def _read_tensors(path: Path) -> dict[str, NDArray[Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise unreadable(path, error) from None
+    except AttributeError as error:  # what safetensors makes of an 8-bit float
+        raise CheckpointError(
+            f"{path} holds a tensor of a type that NumPy has not ({error}); export it as float32"
+        ) from None
 
 
 def _variables(model: Classifier) -> dict[str, nnx.Variable]:

@@ -127,6 +127,20 @@ def test_unexpected_tensor(path: Path, tmp_path: Path) -> None:
         load_checkpoint(bad)
 
 
+def test_a_type_of_number_that_numpy_has_not(path: Path, tmp_path: Path) -> None:
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + length])
+    name, tensor = next((k, v) for k, v in table.items() if k != "__metadata__")
+    first, end = tensor["data_offsets"]
+    table[name] = tensor | {"dtype": "F8_E4M3", "shape": [end - first]}
+    header = json.dumps(table).encode()
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    with pytest.raises(CheckpointError, match="float8_e4m3.*; export it as float32"):
+        load_checkpoint(bad)
+
+
 def test_foreign_safetensors_file(tmp_path: Path) -> None:
     save_file({"x": np.zeros(2, np.float32)}, tmp_path / "foreign.safetensors")
     with pytest.raises(CheckpointError, match="without a streamcls header; make one with"):
