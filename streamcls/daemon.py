@@ -218,7 +218,7 @@ class Daemon:
             self._check_sockets()
             if self._registrar.finished:
                 return
-            self._roster.end_events_of_lost_streams(self._registrar.model.hop_samples)
+            self._registrar.end_lost_events()
             now_s = time.monotonic()
             states = self._roster.states()
             if not ready and HealthState.STARTING not in states:

@@ -3,11 +3,12 @@
 The registrar has each `stream` built, hands its ring to the engine and its feeder to the ingest,
 and puts it on the `roster`, which serves it.
 
-Called by the main thread (start, finished, stop), the control thread (add, remove, thresholds) and
+Called by the main thread (start, watch, stop), the control thread (add, remove, thresholds) and
 whatever thread reloads (check, change). A lock makes changes follow each other. What a prediction
 meets on its way is replaced in the engine's thread between two ticks.
 """
 
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -19,7 +20,7 @@ from typing import Any
 from streamcls.capture import Pacer, RemoteSource
 from streamcls.config import Config, StreamConfig
 from streamcls.engine import Engine, Executor
-from streamcls.errors import ConfigError, ReloadError, SourceError, StreamclsError
+from streamcls.errors import ConfigError, ModelError, ReloadError, SourceError, StreamclsError
 from streamcls.ingest import Ingest
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.ledger import CloseReason
@@ -35,6 +36,7 @@ from streamcls.units import samples_to_ms
 
 _MOVE_LIMIT_S = 3.0
 _MOVE_POLL_S = 0.005
+_WATCH_LIMIT_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -349,6 +351,15 @@ class Registrar:
                 stream.feeder.ask_to_stop()
             for name, stream in self._roster.streams.items():
                 self._stop_feeder(name, stream)
+
+    def end_lost_events(self) -> None:
+        """End the events of streams whose source is away, once the engine has told their last."""
+        engine, hop_samples = self._engine, self.model.hop_samples
+        if engine is not None and self._roster.find_lost(hop_samples):
+            with contextlib.suppress(ModelError):  # it is busy: the next time
+                engine.call(
+                    lambda: self._roster.end_events_of_lost_streams(hop_samples), _WATCH_LIMIT_S
+                )
 
     @property
     def finished(self) -> bool:

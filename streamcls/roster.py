@@ -105,17 +105,26 @@ class Roster:
             reason = CloseReason.SHUTDOWN if self.shutting_down else CloseReason.ENDED
             self._publish_records(stream.detector.close(reason))
 
-    def end_events_of_lost_streams(self, hop_samples: int) -> None:
-        """End the events of streams whose source is away, once the engine has heard their last.
+    def find_lost(self, hop_samples: int) -> list[Stream]:
+        """Return the streams whose source is away and whose last audio the engine has read.
 
         Args:
             hop_samples: So much it needs to go on.
         """
-        for stream in self.streams.values():
-            # A stream that ended or failed has closed its ring: the engine finishes it itself.
-            away = stream.feeder.state in AWAY - RESTING
-            if away and stream.ring.available() < hop_samples:
-                self._publish_records(stream.detector.close(CloseReason.LOST))
+        # A stream that ended or failed has closed its ring: the engine finishes it itself.
+        return [
+            stream
+            for stream in self.streams.values()
+            if stream.feeder.state in AWAY - RESTING and stream.ring.available() < hop_samples
+        ]
+
+    def end_events_of_lost_streams(self, hop_samples: int) -> None:
+        """End the events of the streams `find_lost` finds; between two ticks of the engine.
+
+        Within one it may have read their last and not yet told: that would begin new events.
+        """
+        for stream in self.find_lost(hop_samples):
+            self._publish_records(stream.detector.close(CloseReason.LOST))
 
     def end_events(self) -> None:
         """End all events; call it when the engine has stopped."""

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from streamcls.publish.schema import STREAM_TYPES
 from streamcls.registrar import Registrar
 from streamcls.roster import Roster
 from streamcls.served import ServedModel, load_model
+from streamcls.types import HealthState
 from tests.engine.conftest import checkpoint, executor, seasoned_path
 
 __all__ = ["checkpoint", "executor", "seasoned_path"]
@@ -54,7 +56,14 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, seasoned_path: Path, executor: Executor) -> Iterator[Site]:
-    overrides = {"model": str(seasoned_path), "publish.endpoint": f"ipc://{tmp_path}/pub"}
+    overrides = {
+        "model": str(seasoned_path),
+        "publish.endpoint": f"ipc://{tmp_path}/pub",
+        # An untrained model spreads its probability over 12 classes.
+        "events.onset_threshold": "0.03",
+        "events.offset_threshold": "0.01",
+        "events.min_duration_ms": "0",
+    }
     site = Site(tmp_path, load_config(None, overrides, environ={}), executor)
     yield site
     site.registrar.stop_capture()
@@ -80,6 +89,45 @@ def test_nothing_that_an_added_stream_says_at_once_is_lost(
     site.wait_for_the_end()
     assert site.engine.windows > 0
     assert site.queued("prediction/a/") == site.engine.windows
+
+
+def test_a_loss_ends_events_only_when_the_last_prediction_was_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Waits for a sender that never comes: the test writes its audio, and the source is away.
+    site.registrar.build("a", StreamConfig(source="remote:porch"))
+    stream = site.roster.find("a")
+    give_up_s = time.monotonic() + TIMEOUT_S
+    while stream.feeder.state is not HealthState.RECOVERING:
+        assert time.monotonic() < give_up_s
+        time.sleep(0.01)
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * RATE_HZ).astype(np.float32)
+    hop_samples = site.model.hop_samples
+    n_hops = site.model.window_samples // hop_samples + 5
+    stepping, released = threading.Event(), threading.Event()
+    step = site.engine._executor.step_tile
+
+    def step_slowly(*arguments: Any) -> Any:
+        if stream.ring.read == n_hops * hop_samples:
+            stepping.set()
+            released.wait(TIMEOUT_S)
+        return step(*arguments)
+
+    monkeypatch.setattr(site.engine._executor, "step_tile", step_slowly)
+    for index in range(n_hops):
+        piece = noise[index * hop_samples :][:hop_samples]
+        stream.ring.write(piece, round(index * hop_samples / RATE_HZ * 1e9))
+    assert stepping.wait(TIMEOUT_S)
+    watching = threading.Thread(target=site.registrar.end_lost_events)
+    watching.start()
+    watching.join(0.1)
+    assert stream.detector.summarise().closed == 0
+    released.set()
+    watching.join()
+    said = stream.detector.summarise()
+    assert said.opened == said.closed > 0
+    time.sleep(0.1)
+    assert stream.detector.summarise() == said
 
 
 def test_a_second_taker_of_a_senders_audio_is_refused_without_a_trace(site: Site) -> None:
