@@ -54,8 +54,8 @@ class Change:
     removed: list[str]
     added: dict[str, Stream]
     kept: dict[str, tuple[StreamConfig, EventSettings, EventDetector | None]]
-    rings: dict[str, Ring]
-    """Of those that stay, when the new model hears another rate."""
+    moved: list[str]
+    """Of those that stay, the ones that need another ring: the new model hears another rate."""
 
 
 class Registrar:
@@ -204,12 +204,13 @@ class Registrar:
                     name, self._roster.streams[name], "changed or removed in the configuration"
                 )
 
-            self._move_feeders(change.rings)
+            rings = self._succeed_rings(change.moved, config, model)
+            self._move_feeders(rings)
 
             def switch() -> None:
                 if executor is not None:
-                    engine.swap(executor, change.rings)
-                    for name, ring in change.rings.items():
+                    engine.swap(executor, rings)
+                    for name, ring in rings.items():
                         stream = self._roster.streams[name]
                         stream.feeder.settle(ring)
                         stream.ring = ring
@@ -221,6 +222,14 @@ class Registrar:
             engine.call(switch)
             for name, stream in change.added.items():
                 self._add(name, stream, engine)
+
+    def _succeed_rings(
+        self, names: list[str], config: Config, model: ServedModel
+    ) -> dict[str, Ring]:
+        # Only now: indices go on from this moment, and removing the others has taken its time.
+        capacity, kept = size_ring(config, model)
+        present = {name: self._roster.streams[name].ring for name in names}
+        return {n: ring.succeed(capacity, model.rate_hz, kept) for n, ring in present.items()}
 
     def _move_feeders(self, rings: dict[str, Ring]) -> None:
         """Let the feeders go on in other rings, and the engine hear what is in the present ones.
@@ -243,7 +252,7 @@ class Registrar:
 
     def _plan(self, config: Config, model: ServedModel) -> Change:
         is_new = model is not self.model
-        change = Change([], {}, {}, {})
+        change = Change([], {}, {}, [])
         for name, table in config.streams.items():
             present, before = self._roster.streams.get(name), self._config.streams.get(name)
             if present is None:
@@ -266,8 +275,7 @@ class Registrar:
             detector = model.build_detector(name, events) if is_other else None
             change.kept[name] = (table, events, detector)
             if model.rate_hz != present.ring.sample_rate_hz:
-                capacity, kept = size_ring(config, model)
-                change.rings[name] = present.ring.succeed(capacity, model.rate_hz, kept)
+                change.moved.append(name)
             elif model.hop_samples > present.ring.longest_hop_samples:
                 longest_ms = samples_to_ms(present.ring.longest_hop_samples, model.rate_hz)
                 raise ConfigError(

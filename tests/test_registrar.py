@@ -12,8 +12,9 @@ import pytest
 import soundfile
 
 from streamcls.config import Config, StreamConfig, load_config
-from streamcls.engine import Engine, Executor
+from streamcls.engine import Engine, Executor, build_executor
 from streamcls.errors import ConfigError, PublishError, SourceError
+from streamcls.features import FrontEnd
 from streamcls.ingest import Ingest
 from streamcls.publish import outbox
 from streamcls.publish.publisher import Publisher
@@ -23,10 +24,14 @@ from streamcls.roster import Roster
 from streamcls.served import ServedModel, load_model
 from streamcls.types import HealthState
 from tests.engine.conftest import checkpoint, executor, seasoned_path
+from tests.models.checkpoints import save_seasoned
 
 __all__ = ["checkpoint", "executor", "seasoned_path"]
 
 RATE_HZ = 16_000
+AT_8_KHZ = FrontEnd(
+    sample_rate_hz=8_000, frame_samples=200, hop_samples=80, n_fft=256, fmax_hz=3_800.0
+)
 TIMEOUT_S = 20.0
 
 
@@ -89,6 +94,35 @@ def test_nothing_that_an_added_stream_says_at_once_is_lost(
     site.wait_for_the_end()
     assert site.engine.windows > 0
     assert site.queued("prediction/a/") == site.engine.windows
+
+
+def test_indices_go_on_at_the_moment_of_the_change_to_another_rate(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 30 * RATE_HZ)
+    soundfile.write(tmp_path / "noise.wav", noise, RATE_HZ)
+    for name in ("a", "b"):
+        site.registrar.build(name, StreamConfig(source=f"file:{tmp_path}/noise.wav"))
+    path = save_seasoned(tmp_path / "slow.safetensors", front_end=AT_8_KHZ)
+    model = load_model(dataclasses.replace(site.config, model=str(path)))
+    executor = build_executor(model.checkpoint, model.hop_samples, max_streams=1)
+    executor.warm_up()
+    stop = Registrar._stop_feeder
+
+    def stop_slowly(*arguments: Any) -> None:
+        time.sleep(1.0)  # as a device that hangs
+        stop(*arguments)
+
+    monkeypatch.setattr(Registrar, "_stop_feeder", stop_slowly)
+    present = site.roster.find("a").ring
+    with_b = dataclasses.replace(site.config, streams={"b": site.roster.find("b").config})
+    site.registrar._config = with_b  # so that the next one removes it
+    site.registrar.change(dataclasses.replace(with_b, streams={}), model, executor)
+    assert site.registrar.names() == ["a"]
+    ring = site.roster.find("a").ring
+    assert ring.sample_rate_hz == 8_000
+    gap_s = (ring.index_end - ring.written) / 8_000 - present.index_end / RATE_HZ
+    assert -0.5 < gap_s <= 0.001  # it goes on by a block or two meanwhile
 
 
 def test_a_loss_ends_events_only_when_the_last_prediction_was_told(
