@@ -38,6 +38,7 @@ SUBSCRIBED_LIMIT_BYTES = LIMIT_BYTES // 2
 us and all others, and again whenever we come back with the same."""
 MESSAGES_PER_PASS = 256
 REPORT_INTERVAL_S = 60.0
+_WATCH_PERIOD_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -206,13 +207,14 @@ def run_relay(relay: Relay) -> int:
     """Forward until interrupted; return exit status 0.
 
     Raises:
-        PublishError: The front cannot be bound.
+        PublishError: The front cannot be bound, or the thread that serves it died.
     """
     stopping = threading.Event()
     with stop_on_signals(stopping.set), relay:
         log.info("relaying on %s for %d daemons", relay.endpoint, len(relay.connected()))
-        while not stopping.wait(1.0) and relay.alive:
-            pass
+        while not stopping.wait(_WATCH_PERIOD_S):
+            if not relay.alive:
+                raise PublishError(f"the socket {relay.endpoint} has died, see the log above")
     return 0
 
 

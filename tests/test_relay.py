@@ -19,7 +19,7 @@ from streamcls.publish.key_files import Right
 from streamcls.publish.keys import ClientKeys, ServerKeys, create_client, create_server
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.publisher import Publisher
-from streamcls.relay import SEND_QUEUE_MESSAGES, Relay
+from streamcls.relay import SEND_QUEUE_MESSAGES, Relay, run_relay
 from streamcls.types import Health, HealthState, Prediction
 
 LABELS = tuple(f"class_{index}" for index in range(40))
@@ -261,3 +261,15 @@ def test_the_command_relays_until_it_is_told_to_stop(tmp_path: Path) -> None:
         _, said = process.communicate(timeout=20)
     assert process.returncode == 0, said
     assert f"connected to the daemon at {daemon.endpoint}" in said
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_relay_that_nobody_can_hear_any_more_ends_as_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(*_: object) -> None:
+        raise ValueError("as a bug would")
+
+    monkeypatch.setattr(Relay, "_forward", die)
+    with pytest.raises(PublishError, match="has died"):
+        run_relay(Relay("tcp://127.0.0.1:*", ["tcp://127.0.0.1:9"]))
