@@ -89,8 +89,11 @@ class Registrar:
             ConfigError: The name is taken, or the event settings do not fit the model.
             ModelError: All slots are taken.
             PublishError: There have been too many names.
+            ReloadError: The daemon is shutting down.
         """
         with self._lock:
+            if self._roster.shutting_down:
+                raise ReloadError("the daemon is shutting down; nothing was added")
             if name in self._roster.streams:
                 raise ConfigError([f"stream {name!r} exists already; remove it first"])
             stream = self._make(name, config, self._config, self.model)

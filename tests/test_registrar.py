@@ -13,7 +13,7 @@ import soundfile
 
 from streamcls.config import Config, StreamConfig, load_config
 from streamcls.engine import Engine, Executor, build_executor
-from streamcls.errors import ConfigError, PublishError, SourceError
+from streamcls.errors import ConfigError, PublishError, ReloadError, SourceError
 from streamcls.features import FrontEnd
 from streamcls.ingest import Ingest
 from streamcls.publish import outbox
@@ -199,3 +199,10 @@ def test_one_name_too_many_is_refused_and_hurts_no_other_stream(
     assert site.registrar.names() == ["a", "b"]
     site.registrar.remove("a")
     site.registrar.build("a", StreamConfig(source="remote:c"))
+
+
+def test_nothing_is_added_to_a_daemon_that_shuts_down(site: Site) -> None:
+    site.registrar.stop_capture()
+    with pytest.raises(ReloadError, match="shutting down; nothing was added"):
+        site.registrar.build("a", StreamConfig(source="remote:porch"))
+    assert site.registrar.names() == []
