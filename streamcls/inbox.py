@@ -25,8 +25,9 @@ from streamcls.publish.schema import (
     split_topic,
 )
 
-RUNS_REMEMBERED = 64
-"""Daemon starts whose numbers are kept: several when a relay stands in front of many."""
+RUNS_REMEMBERED = 1024
+"""Daemon starts whose numbers are kept, those heard last. A relay may stand in front of many: were
+they more than these, each would be forgotten before it is heard again, and with it its losses."""
 _NEVER = -2
 
 log = logging.getLogger(__name__)

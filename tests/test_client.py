@@ -131,6 +131,13 @@ def test_daemons_behind_a_relay_are_kept_apart():
     assert summarise(Inbox(), payloads) == [7, 7, 8, 8]
 
 
+def test_losses_are_found_behind_a_relay_in_front_of_hundreds_of_daemons():
+    inbox = Inbox()
+    for seq in (0, 2):
+        summarise(inbox, [health(seq, run=f"run {index}") for index in range(500)])
+    assert (inbox.received, inbox.missed) == (1000, 500)
+
+
 def test_old_runs_are_forgotten():
     inbox = Inbox()
     runs = [f"run {index}" for index in range(RUNS_REMEMBERED + 1)]
