@@ -4,6 +4,8 @@ import re
 
 NETWORK_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp")
 
+_BROKEN = re.compile(r"^(\w+://)[^/?#@]*:(?!\d*[/?#])[^/?#@]*[/?#].*@", re.DOTALL)
+"""A password with a sign in it that has to be written ``%2F``, ``%3F`` or ``%23``."""
 _SECRETS = re.compile(r"^(\w+://)(?:[^/?#]*@)?([^?#]*)(\?.*)?(?:#.*)?$", re.DOTALL)
 
 
@@ -15,7 +17,11 @@ def hide_credentials(source: str) -> str:
         'rtsp://camera/live?...'
         >>> hide_credentials("file:a?b.wav")
         'file:a?b.wav'
+        >>> hide_credentials("rtsp://me:sec/ret@camera/live")
+        'rtsp://...'
     """
+    if broken := _BROKEN.match(source):
+        return f"{broken[1]}..."
     match = _SECRETS.match(source)
     if match is None:
         return source
