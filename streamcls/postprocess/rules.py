@@ -123,6 +123,8 @@ def _find_stranger_problems(settings: EventSettings, labels: Sequence[str]) -> I
     grouped: set[str] = set()
     for name, group in settings.group.items():
         where = f"events.group.{_key(name)}"
+        if not name.isprintable():  # as labels must be; a space that does not break is not
+            yield f"{where}: {name!a} has a sign that cannot be printed; rename the group"
         if not group.labels:
             yield f"{where}.labels: empty; name the classes that the group is made of"
         if name in known and name not in group.labels:

@@ -75,6 +75,10 @@ def test_a_group_stands_for_its_classes():
             ["events.group.rain", "rename"],
         ),
         (
+            EventSettings(group={"my\u00a0pets": GroupSettings(labels=("dog",))}),
+            ["'my\\xa0pets' has a sign that cannot be printed; rename the group"],
+        ),
+        (
             EventSettings(group={"pets": GroupSettings(labels=("dog", "wolf"))}),
             ["events.group.pets.labels: 'wolf'"],
         ),
