@@ -18,6 +18,8 @@ from streamcls.errors import ModelError
 from streamcls.features.mel import MelScale, mel_filter_bank
 from streamcls.units import frames_to_samples
 
+HIGHEST_RATE_HZ = 384_000
+
 
 @dataclass(frozen=True, slots=True)
 class FrontEnd:
@@ -49,6 +51,15 @@ class FrontEnd:
         for name in ("sample_rate_hz", "frame_samples", "hop_samples", "n_fft", "n_mels"):
             if getattr(self, name) <= 0:
                 raise ModelError(f"front end: {name} = {getattr(self, name)}, must be positive")
+        if self.sample_rate_hz > HIGHEST_RATE_HZ:
+            raise ModelError(
+                f"front end: sample_rate_hz = {self.sample_rate_hz}, the limit is {HIGHEST_RATE_HZ}"
+            )
+        # Else the logarithm of silence, or of the loudest there is, is no number.
+        if not 1e-30 <= self.log_offset <= 1e30:
+            raise ModelError(f"front end: log_offset = {self.log_offset:g}, must be 1e-30 to 1e30")
+        if not 0 < self.power <= 4:
+            raise ModelError(f"front end: power = {self.power:g}, must be above 0, at most 4")
         if not self.hop_samples <= self.frame_samples <= self.n_fft:
             raise ModelError(
                 f"front end: need hop_samples <= frame_samples <= n_fft, got "

@@ -148,6 +148,10 @@ def test_refuses_what_it_cannot_frame() -> None:
     ("settings_", "message"),
     [
         ({"hop_samples": 0}, "hop_samples = 0, must be positive"),
+        ({"sample_rate_hz": 10**9}, "sample_rate_hz = 1000000000, the limit is 384000"),
+        ({"log_offset": 0.0}, "log_offset = 0, must be 1e-30 to 1e30"),
+        ({"log_offset": float("nan")}, "log_offset = nan, must be 1e-30 to 1e30"),
+        ({"power": -2.0}, "power = -2, must be above 0, at most 4"),
         ({"frame_samples": 600}, "hop_samples <= frame_samples <= n_fft, got 160, 600, 512"),
         ({"fmax_hz": 9000.0}, "fmax_hz <= 8000"),
         ({"fmin_hz": 7700.0}, "got 7700 and 7600"),
