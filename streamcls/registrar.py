@@ -13,11 +13,12 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from streamcls.capture import Pacer, RemoteSource
+from streamcls.capture.pipe import PipeSource
 from streamcls.config import Config, StreamConfig
 from streamcls.engine import Engine, Executor
 from streamcls.errors import ConfigError, ModelError, ReloadError, SourceError, StreamclsError
@@ -97,6 +98,7 @@ class Registrar:
             if name in self._roster.streams:
                 raise ConfigError([f"stream {name!r} exists already; remove it first"])
             stream = self._make(name, config, self._config, self.model)
+            _check_input({**self._roster.streams, name: stream})
             if self._engine is None:
                 self._roster.add(name, stream)
             else:
@@ -287,7 +289,9 @@ class Registrar:
                         f"{name!r} allows {longest_ms:g} ms while it runs; remove the stream first"
                     ]
                 )
-        self._check_senders(change)
+        kept = {name: self._roster.streams[name] for name in change.kept}
+        _check_senders(kept | change.added)
+        _check_input(kept | change.added)
         running = [name for name in change.kept if not self._roster.streams[name].ring.ended]
         n_streams = len(running) + len(change.added)
         if n_streams > config.inference.max_streams:
@@ -298,23 +302,6 @@ class Registrar:
                 ]
             )
         return change
-
-    def _check_senders(self, change: Change) -> None:
-        """Refuse two takers of one sender; a configuration does not know what else was added."""
-        takers: dict[str, str] = {}
-        kept = {name: self._roster.streams[name] for name in change.kept}
-        for name, stream in (kept | change.added).items():
-            if not isinstance(stream.source, RemoteSource):
-                continue
-            first = takers.setdefault(stream.source.name, name)
-            if first != name:
-                raise ConfigError(
-                    [
-                        f"stream {name!r}: {first!r} already takes the audio of the sender "
-                        f"{stream.source.name!r}; give each remote: another name, or remove "
-                        f"{first!r} first"
-                    ]
-                )
 
     def set_thresholds(
         self, name: str | None, label: str | None, onset: float | None, offset: float | None
@@ -395,3 +382,29 @@ class Registrar:
     def _stop_feeder(self, name: str, stream: Stream) -> None:
         if not stream.feeder.stop():
             log.warning("stream %s: its driver hangs and was left behind", name)
+
+
+def _check_senders(streams: Mapping[str, Stream]) -> None:
+    """Refuse two takers of one sender; a configuration does not know what else was added."""
+    takers: dict[str, str] = {}
+    for name, stream in streams.items():
+        if not isinstance(stream.source, RemoteSource):
+            continue
+        first = takers.setdefault(stream.source.name, name)
+        if first != name:
+            raise ConfigError(
+                [
+                    f"stream {name!r}: {first!r} already takes the audio of the sender "
+                    f"{stream.source.name!r}; give each remote: another name, or remove "
+                    f"{first!r} first"
+                ]
+            )
+
+
+def _check_input(streams: Mapping[str, Stream]) -> None:
+    """Refuse two readers of standard input, of which each would get a part."""
+    readers = [name for name, stream in streams.items() if isinstance(stream.source, PipeSource)]
+    if len(readers) > 1:
+        raise ConfigError(
+            [f"streams {', '.join(readers)}: there is only one standard input; remove one first"]
+        )

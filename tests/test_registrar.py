@@ -1,6 +1,7 @@
 """Streams that come and go in a daemon without its sockets: real engine, real feeders."""
 
 import dataclasses
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from streamcls.capture.pipe import PipeSource
 from streamcls.config import Config, StreamConfig, load_config
 from streamcls.engine import Engine, Executor, build_executor
 from streamcls.errors import ConfigError, PublishError, ReloadError, SourceError
@@ -172,6 +174,23 @@ def test_a_second_taker_of_a_senders_audio_is_refused_without_a_trace(site: Site
     assert site.registrar.names() == ["a"]
     site.registrar.build("b", StreamConfig(source="remote:yard"))
     assert site.registrar.names() == ["a", "b"]
+
+
+def test_standard_input_has_one_reader(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_fd, write_fd = os.pipe()
+    monkeypatch.setattr(PipeSource, "_find_fd", lambda _: read_fd)
+    pipe = StreamConfig(source="pipe:", sample_rate_hz=RATE_HZ)
+    site.registrar.build("a", pipe)
+    with pytest.raises(ConfigError, match="streams a, b: there is only one standard input"):
+        site.registrar.build("b", pipe)
+    with pytest.raises(ConfigError, match="streams a, b: there is only one standard input"):
+        site.registrar.check(dataclasses.replace(site.config, streams={"b": pipe}), site.model)
+    assert site.registrar.names() == ["a"]
+    site.registrar.remove("a")
+    site.registrar.build("b", pipe)
+    site.registrar.remove("b")
+    os.close(write_fd)
+    os.close(read_fd)
 
 
 def test_a_reload_with_a_sender_that_is_taken_changes_nothing(site: Site) -> None:
