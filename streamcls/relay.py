@@ -19,7 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from streamcls.errors import PublishError
 from streamcls.publish.auth import secure_client
-from streamcls.publish.endpoint import IPC_MODE, keep_alive
+from streamcls.publish.endpoint import IPC_MODE, connect_to, keep_alive
 from streamcls.publish.key_files import Right
 from streamcls.publish.keys import ClientKeys, ServerKeys
 from streamcls.publish.schema import MESSAGE_LIMIT_BYTES
@@ -83,7 +83,7 @@ class Relay(SocketService):
         with zmq.Context() as context:
             for back in self._backs:
                 with self._make_back(context, back) as socket:
-                    _connect(socket, back)
+                    connect_to(socket, back)
         super().__init__(
             "streamcls-relay",
             front,
@@ -118,7 +118,7 @@ class Relay(SocketService):
                 )
                 stack.callback(back.disable_monitor)
                 stack.callback(monitor.close, 0)
-                _connect(back, endpoint)  # after the monitor, which would miss it
+                connect_to(back, endpoint)  # after the monitor, which would miss it
                 backs[back], monitors[monitor] = endpoint, endpoint
             self._forward(socket, subscriptions, backs, monitors)
 
@@ -198,8 +198,6 @@ class Relay(SocketService):
             keys = keys.get(endpoint)
         if keys is not None:
             secure_client(back, keys)
-        if endpoint.startswith("tcp://["):
-            back.ipv6 = True
         return back
 
 
@@ -216,13 +214,3 @@ def run_relay(relay: Relay) -> int:
             if not relay.alive:
                 raise PublishError(f"the socket {relay.endpoint} has died, see the log above")
     return 0
-
-
-def _connect(back: zmq.Socket[Any], endpoint: str) -> None:
-    try:
-        back.connect(endpoint)
-    except zmq.ZMQError as error:
-        raise PublishError(
-            f"endpoint {endpoint!r} is not an address to connect to ({error.strerror}): "
-            "use tcp://HOST:PORT, such as tcp://192.0.2.7:5570, or ipc:///PATH"
-        ) from error

@@ -353,7 +353,9 @@ def test_waiting_for_nobody_ends_in_time_with_a_reason(tmp_path):
         next(subscriber)
 
 
-@pytest.mark.parametrize("endpoint", ["", "5570", "tcp://127.0.0.1", "bogus://x"])
+@pytest.mark.parametrize(
+    "endpoint", ["", "5570", "tcp://127.0.0.1", "bogus://x", "tcp://h\udcff:1"]
+)
 def test_an_impossible_endpoint_is_named(endpoint):
     for client in (Subscriber, AsyncSubscriber, ControlClient):
         with pytest.raises(PublishError, match=r"not an address to connect to.*tcp://HOST:PORT"):

@@ -28,7 +28,7 @@ STAGES = (
 CLIENTS = ("inbox", "client", "textline", "livetable", "listen")
 KEYS = {"publish.key_files", "publish.keys", "publish.auth"}
 """Keys and CURVE, for both ends of every socket."""
-CLIENT_SIDE = {"publish.schema", *KEYS, *CLIENTS}
+CLIENT_SIDE = {"publish.schema", "publish.endpoint", *KEYS, *CLIENTS}
 SOCKETS = {"publish.endpoint", "publish.service", "publish.wakeup", *KEYS}
 """Listening and being woken up; what every socket needs, not only the publisher's."""
 SERVING = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary"}

@@ -239,6 +239,7 @@ def test_keys_in_front_and_behind(tmp_path: Path) -> None:
     [
         ("tcp://0.0.0.0:5580", ["tcp://127.0.0.1:5570"], "keys"),
         ("tcp://127.0.0.1:5580", ["gopher:x"], "not an address to connect to"),
+        ("tcp://127.0.0.1:5580", ["tcp://h\udcff:1"], r"\(it is not UTF-8\): use tcp://HOST:PORT"),
         ("tcp://127.0.0.1:5580", ["tcp://127.0.0.1:5580"], "cannot listen to itself"),
     ],
 )

@@ -4,8 +4,8 @@ from typing import Any
 
 import zmq
 
-from streamcls.errors import PublishError
 from streamcls.publish.auth import secure_client
+from streamcls.publish.endpoint import connect_to, keep_alive
 from streamcls.publish.keys import ClientKeys
 
 
@@ -18,20 +18,7 @@ def connect(socket: zmq.Socket[Any], endpoint: str, keys: ClientKeys | None = No
     socket.linger = 0
     socket.reconnect_ivl = 100
     socket.reconnect_ivl_max = 2000
-    # Notices a daemon's host that went away. Not ZMTP heartbeats: with them on either side
-    # libzmq 4.3.5 aborts the process of a subscriber that stalls on a full queue.
-    socket.tcp_keepalive = 1
-    socket.tcp_keepalive_idle = 10
-    socket.tcp_keepalive_intvl = 5
-    socket.tcp_keepalive_cnt = 3
+    keep_alive(socket)
     if keys is not None:
         secure_client(socket, keys)
-    if endpoint.startswith("tcp://["):
-        socket.ipv6 = True
-    try:
-        socket.connect(endpoint)
-    except zmq.ZMQError as error:
-        raise PublishError(
-            f"endpoint {endpoint!r} is not an address to connect to ({error.strerror}): "
-            "use tcp://HOST:PORT, such as tcp://127.0.0.1:5570, or ipc:///PATH"
-        ) from error
+    connect_to(socket, endpoint)

@@ -1,6 +1,6 @@
-"""Where a socket listens: which addresses are allowed, and binding with errors people can use.
+"""Where a socket listens or connects: which addresses are allowed, and errors people can use.
 
-Shared by the publisher and the control socket; called once each, at start.
+Shared by both ends of every socket; called at start.
 """
 
 import contextlib
@@ -36,6 +36,12 @@ def check_bind(endpoint: str, insecure: bool, encrypted: bool = False) -> None:
     Raises:
         PublishError: The endpoint is malformed, or beyond loopback without keys or ``insecure``.
     """
+    try:
+        endpoint.encode()
+    except UnicodeEncodeError:
+        raise PublishError(
+            f"endpoint {endpoint!r} is not UTF-8: use tcp://HOST:PORT or ipc:///PATH"
+        ) from None
     if endpoint.startswith("ipc://"):
         _check_ipc(endpoint)
         return
@@ -104,6 +110,24 @@ def bind(socket: zmq.Socket[bytes], endpoint: str, ipc_mode: int = IPC_MODE) -> 
     except zmq.ZMQError as error:
         raise PublishError(_explain(endpoint, error.errno, error.strerror)) from error
     return socket.get_string(zmq.LAST_ENDPOINT)
+
+
+def connect_to(socket: zmq.Socket[Any], endpoint: str) -> None:
+    """Connect ``socket`` in the background, and again for as long as it lives.
+
+    Raises:
+        PublishError: The endpoint is not possible.
+    """
+    if endpoint.startswith("tcp://["):
+        socket.ipv6 = True
+    try:
+        socket.connect(endpoint)
+    except (zmq.ZMQError, UnicodeEncodeError) as error:
+        reason = error.strerror if isinstance(error, zmq.ZMQError) else "it is not UTF-8"
+        raise PublishError(
+            f"endpoint {endpoint!r} is not an address to connect to ({reason}): "
+            "use tcp://HOST:PORT, such as tcp://192.0.2.7:5570, or ipc:///PATH"
+        ) from error
 
 
 def keep_alive(socket: zmq.Socket[Any]) -> None:

@@ -35,6 +35,7 @@ from streamcls.capture.packets import (
 )
 from streamcls.errors import PublishError
 from streamcls.publish.auth import secure_client
+from streamcls.publish.endpoint import connect_to
 from streamcls.publish.keys import ClientKeys
 from streamcls.publish.wakeup import Wakeup
 from streamcls.ring import Ring
@@ -309,18 +310,13 @@ class Sender:
         socket.immediate = 1  # nothing piles up for a daemon that is not there
         socket.reconnect_ivl = 100
         socket.reconnect_ivl_max = 2000
-        if self._options.endpoint.startswith("tcp://["):
-            socket.ipv6 = True
         if self._options.keys is not None:
             secure_client(socket, self._options.keys)
         try:
-            socket.connect(self._options.endpoint)
-        except zmq.ZMQError as error:
+            connect_to(socket, self._options.endpoint)
+        except PublishError:
             socket.close()
-            raise PublishError(
-                f"endpoint {self._options.endpoint!r} is not an address to connect to "
-                f"({error.strerror}): use tcp://HOST:PORT, such as tcp://192.0.2.7:5572"
-            ) from error
+            raise
         return socket
 
     def _reconnect(self) -> None:

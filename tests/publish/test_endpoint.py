@@ -59,7 +59,9 @@ def test_the_network_needs_an_explicit_yes(endpoint):
         "tcp://127.0.0.1:70000",
         "tcp://127.0.0.1:x",
         "udp://h:1",
+        "tcp://h\udcff:1",
         "ipc://",
+        "ipc:///run/\udcff",
     ],
 )
 def test_malformed_endpoints_are_refused(endpoint):

@@ -217,12 +217,13 @@ def test_a_daemon_that_is_not_there_is_told_and_the_end_is_not_waited_for_for_ev
     assert sent.sender.undelivered_samples == 1600
 
 
-def test_what_is_no_address_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("endpoint", ["gopher:x", "tcp://h\udcff:1"])
+def test_what_is_no_address_is_refused(endpoint: str) -> None:
     wakeup = Wakeup()
     ring = Ring(RATE_HZ, RATE_HZ)
     feeder = Feeder("porch", parse_source("device:"), ring)
     with pytest.raises(PublishError, match="use tcp://HOST:PORT"):
-        Sender(SendOptions("gopher:x", "device:", "porch"), feeder, ring, wakeup)
+        Sender(SendOptions(endpoint, "device:", "porch"), feeder, ring, wakeup)
     wakeup.close()
 
 
