@@ -1,7 +1,9 @@
 """What `streamcls listen` prints, as lines, JSON and table, in a process of its own."""
 
 import io
+import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from streamcls.client import Subscriber
-from streamcls.inbox import Gap
+from streamcls.inbox import Gap, Inbox
 from streamcls.listen import format_json, run_listen
 from streamcls.livetable import LiveTable
 from streamcls.publish.control import ControlServer
@@ -197,6 +199,32 @@ def test_names_cannot_command_the_terminal(message):
     line = format_message(message)
     assert line.isprintable()
     assert "�" in line
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "worst"),
+    [
+        (prediction(), "level_dbfs", [math.nan, math.inf, -math.inf, 1e308]),
+        (prediction(), "t_end_ns", [1 << 63, (1 << 63) - 1, -1 << 63]),
+        (health(), "published_ns", [1 << 63, (1 << 63) - 1, -1 << 63]),
+        (heartbeat(), "uptime_s", [math.nan, math.inf, 1e308, 1e10]),
+    ],
+    ids=["level", "time", "published", "uptime"],
+)
+def test_numbers_that_are_none_cannot_end_it(message, field, worst):
+    """A message is damaged, or it can be shown."""
+    inbox = Inbox(types=["prediction", "health", "heartbeat"])
+    with LiveTable(Console(file=io.StringIO())) as table, Subscriber("ipc:///nobody") as nobody:
+        nobody._heard_at_s = time.monotonic()
+        encoders = (msgspec.json.encode, msgspec.msgpack.encode)
+        for seq, (value, encoder) in enumerate(itertools.product(worst, encoders)):
+            fields = msgspec.to_builtins(message) | {field: value, "seq": seq}
+            for one in inbox.accept(encoder(fields)):
+                format_message(one, time.time_ns())
+                table.show(one, time.time_ns())
+                table.refresh(nobody)
+    assert inbox.invalid > 0
+    assert inbox.received > 0
 
 
 def test_json_lines_decode_to_what_was_sent():

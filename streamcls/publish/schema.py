@@ -38,6 +38,8 @@ Encoding = Literal["json", "msgpack"]
 StreamType = Literal["prediction", "event", "health", "rejected"]
 Count = Annotated[int, Meta(ge=0)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
+# Numbers have limits where what shows them has some; any limit refuses NaN, too.
+UtcNs = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 
 class ProtocolError(StreamclsError):
@@ -51,7 +53,7 @@ class Envelope(Struct, frozen=True, kw_only=True, tag_field="type"):
     run: Annotated[str, Meta(description="id of this daemon start; a new one restarts every seq")]
     stream: Annotated[str, Meta(description="name of the stream; empty in a heartbeat")]
     seq: Annotated[int, Meta(ge=0, description="per run, stream and type: 0, 1, 2, ...")]
-    published_ns: Annotated[int, Meta(description="UTC when the publisher encoded it, ns")]
+    published_ns: Annotated[UtcNs, Meta(description="UTC when the publisher encoded it, ns")]
     recovered: Annotated[
         bool | UnsetType,
         Meta(description="true where a client fetched it by replay; never sent by the daemon"),
@@ -74,9 +76,9 @@ class PredictionMessage(Envelope, frozen=True, kw_only=True, tag="prediction"):
     sample_start: Annotated[int, Meta(description="absolute index of the window's first sample")]
     sample_end: Annotated[int, Meta(description="index one past the window's last real sample")]
     sample_rate_hz: Annotated[int, Meta(gt=0, description="rate the indices count in, Hz")]
-    t_start_ns: Annotated[int, Meta(description="UTC of sample_start by the capture clock, ns")]
-    t_end_ns: Annotated[int, Meta(description="UTC of sample_end by the capture clock, ns")]
-    level_dbfs: Annotated[float, Meta(description="RMS level of the newest hop, dBFS, >= -120")]
+    t_start_ns: Annotated[UtcNs, Meta(description="UTC of sample_start by the capture clock, ns")]
+    t_end_ns: Annotated[UtcNs, Meta(description="UTC of sample_end by the capture clock, ns")]
+    level_dbfs: Annotated[float, Meta(ge=-120, description="RMS level of the newest hop, dBFS")]
     flags: Annotated[
         tuple[str, ...], Meta(description="open set: clipped, silent, nonfinite, padded, ...")
     ]
@@ -93,9 +95,9 @@ class EventMessage(Envelope, frozen=True, kw_only=True, tag="event"):
         Literal["onset", "update", "offset"], Meta(description="where in its life the event is")
     ]
     label: Annotated[str, Meta(description="the class or group that sounded")]
-    onset_ns: Annotated[int, Meta(description="UTC when it began, ns")]
+    onset_ns: Annotated[UtcNs, Meta(description="UTC when it began, ns")]
     offset_ns: Annotated[
-        int | None, Meta(description="UTC when it ended, ns; null until the offset")
+        UtcNs | None, Meta(description="UTC when it ended, ns; null until the offset")
     ] = None
     peak_score: Annotated[float, Meta(ge=0, le=1, description="largest probability so far")]
     mean_score: Annotated[float, Meta(ge=0, le=1, description="mean probability so far")]
@@ -120,8 +122,8 @@ class RejectedMessage(Envelope, frozen=True, kw_only=True, tag="rejected"):
         Meta(description="open set: below_threshold, too_short, not_confirmed, cooldown, denied"),
     ]
     detail: Annotated[str, Meta(description="the value and the limit it failed, for people")]
-    onset_ns: Annotated[int, Meta(description="UTC when it began, ns")]
-    offset_ns: Annotated[int, Meta(description="UTC when it was over, ns")]
+    onset_ns: Annotated[UtcNs, Meta(description="UTC when it began, ns")]
+    offset_ns: Annotated[UtcNs, Meta(description="UTC when it was over, ns")]
     peak_score: Annotated[float, Meta(ge=0, le=1, description="largest probability in between")]
     threshold: Annotated[float, Meta(ge=0, le=1, description="onset threshold in force")]
 
@@ -153,7 +155,9 @@ class HeartbeatMessage(Envelope, frozen=True, kw_only=True, tag="heartbeat"):
     """Proof of life, with all that a subscriber needs to know whether it missed something."""
 
     interval_s: Annotated[float, Meta(gt=0, description="time between two heartbeats, s")]
-    uptime_s: Annotated[float, Meta(ge=0, description="time since the publisher started, s")]
+    uptime_s: Annotated[
+        float, Meta(ge=0, le=1e10, description="time since the publisher started, s")
+    ]
     last_seq: Annotated[
         dict[str, Count],
         Meta(description="sequence topic -> last seq sent, or dropped unsent, before this"),
