@@ -4,7 +4,14 @@ import re
 
 NETWORK_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp")
 
-_BROKEN = re.compile(r"^(\w+://)[^/?#@]*:(?!\d*[/?#])[^/?#@]*[/?#].*@", re.DOTALL)
+_BROKEN = re.compile(
+    r"""^(\w+://)[^/?#@]*:(?:
+        (?!\d{1,5}[/?#])[^/?#@]*[/?#].*@  # no port
+        | \d+[?#].*@                      # a port is followed by a path, as a rule
+        | \d+/[^?#]*@[^@?#]*[/:.]         # could be a port, but a host seems to follow the @
+    )""",
+    re.DOTALL | re.VERBOSE,
+)
 """A password with a sign in it that has to be written ``%2F``, ``%3F`` or ``%23``."""
 _SECRETS = re.compile(r"^(\w+://)(?:[^/?#]*@)?([^?#]*)(\?.*)?(?:#.*)?$", re.DOTALL)
 
