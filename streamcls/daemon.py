@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from streamcls.config import Config, load_config
+from streamcls.config import Config, load_config, stream_table
 from streamcls.engine import (
     Engine,
     check_address_space,
@@ -336,7 +336,8 @@ class Daemon:
     def _add_stream(self, params: AddStreamParams) -> dict[str, Any]:
         """Control method ``streams.add``: the same checks as for a configuration file."""
         keys = {**params.options, "source": params.source}
-        overrides = {f"streams.{params.stream}.{key}": value for key, value in keys.items()}
+        table = stream_table(params.stream)
+        overrides = {f"{table}.{key}": value for key, value in keys.items()}
         config = load_config(overrides=overrides, environ={})
         self._registrar.build(params.stream, config.streams[params.stream])
         return self._roster.describe_stream(params.stream)

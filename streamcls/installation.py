@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from streamcls.atomic import write_whole
-from streamcls.config import Config, load_config
+from streamcls.config import Config, load_config, stream_table
 from streamcls.errors import StreamclsError
 
 DEFAULT_NAME = "streamcls"
@@ -334,7 +334,7 @@ def _paths(config: Config) -> Iterator[tuple[str, Path]]:
     for name, stream in config.streams.items():
         kind, _, rest = stream.source.partition(":")
         if kind == "file":
-            yield f"streams.{name}.source", Path(rest)
+            yield f"{stream_table(name)}.source", Path(rest)
 
 
 def _find_hidden(scope: Scope, config: Config, program: Path) -> Iterator[str]:

@@ -18,7 +18,7 @@ from streamcls.capture import (
     parse_source,
 )
 from streamcls.clock import read_utc_offset_ns
-from streamcls.config import Config, StreamConfig
+from streamcls.config import Config, StreamConfig, stream_table
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.settings import EventSettings, settle_for_stream
 from streamcls.ring import Ring
@@ -99,7 +99,7 @@ def _may_come_later(config: Config, name: str) -> bool:
     What a file configures is meant to run unattended, also when the machine boots faster than its
     sound server. Whoever names a source on the command line or by request wants to know at once.
     """
-    is_flag = config.origins.get(f"streams.{name}.source") == "flag"
+    is_flag = config.origins.get(f"{stream_table(name)}.source") == "flag"
     return not is_flag and any(origin.startswith("file ") for origin in config.origins.values())
 
 

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamcls.config
-from streamcls.config import Config, SecurityConfig, StreamConfig, json_schema, load_config, to_toml
+from streamcls.config import (
+    Config,
+    SecurityConfig,
+    StreamConfig,
+    json_schema,
+    load_config,
+    stream_table,
+    to_toml,
+)
 from streamcls.config.schema import dotted_keys
 from streamcls.errors import ConfigError
 from streamcls.postprocess.settings import (
@@ -111,6 +119,22 @@ def test_remote_and_network_sources_are_accepted(tmp_path: Path):
         "//radio.",
     ]
     assert config.ingest.endpoint == "tcp://127.0.0.1:5572"
+
+
+def test_the_name_of_a_stream_may_have_dots(tmp_path: Path):
+    """As the protocol has it; senders' names have none."""
+    file = '[streams."front.door"]\nsource = "remote:door"\n'
+    path = tmp_path / "dotted.toml"
+    path.write_text(file)
+    environ = {"STREAMCLS_STREAMS__FRONT_DOOR__CHANNEL": "mix"}
+    config = load_config(path, {'streams."front.door".events.cooldown_s': "3"}, environ)
+    assert list(config.streams) == ["front.door"]
+    assert config.streams["front.door"].channel == "mix"
+    assert config.streams["front.door"].events.cooldown_s == 3
+    assert config.origins['streams."front.door".source'].startswith("file ")
+    (problem,) = problems_of(tmp_path, file.replace("door", "d.r").replace("remote:d.r", "remote:"))
+    assert problem.startswith('streams."front.d.r".source = "remote:": senders give names')
+    assert problem.endswith("write remote:NAME")
 
 
 def test_flags_over_environment_over_file_over_defaults(example: Path):
@@ -525,7 +549,7 @@ def test_configuration_loads_neither_numpy_nor_jax():
     assert subprocess.run(command, capture_output=True, text=True).stdout == "{'zmq'}\n"
 
 
-names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}", fullmatch=True)
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
 
 
@@ -550,10 +574,10 @@ def test_any_valid_value_survives_the_round_trip(
 ):
     overrides: dict[str, object] = {
         f"events.class.{json.dumps(label)}.cooldown_s": 3,
-        f"streams.{name}.events.deny": denied,
+        f"{stream_table(name)}.events.deny": denied,
         "model": model,
-        f"streams.{name}.source": f"file:{path}",
-        f"streams.{name}.channel": channel,
+        f"{stream_table(name)}.source": f"file:{path}",
+        f"{stream_table(name)}.channel": channel,
         "inference.hop_ms": hop_ms,
     }
     config = load_config(overrides=overrides, environ={})

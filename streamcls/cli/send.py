@@ -9,7 +9,7 @@ from typing import Any
 
 from streamcls.cli.flags import add_log_level
 from streamcls.cli.manual import Page, add_command
-from streamcls.config.schema import DEFAULT_STREAM, STREAM_NAME_PATTERN
+from streamcls.config.schema import DEFAULT_STREAM, SENDER_NAME_PATTERN
 from streamcls.errors import ConfigError
 
 _PAGE = Page(
@@ -143,7 +143,7 @@ def _send(arguments: argparse.Namespace) -> int:
 
 
 def _name(text: str) -> str:
-    if not re.match(STREAM_NAME_PATTERN, text):
+    if not re.match(SENDER_NAME_PATTERN, text):
         raise argparse.ArgumentTypeError(
             f"{text!r}: use up to 64 letters, digits, _ and -, beginning with a letter or digit"
         )

@@ -23,7 +23,7 @@ from streamcls.config.schema import (
     StreamConfig,
     json_schema,
 )
-from streamcls.config.show import printable, to_toml
+from streamcls.config.show import printable, stream_table, to_toml
 from streamcls.errors import ConfigError
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "StreamConfig",
     "json_schema",
     "load_config",
+    "stream_table",
     "to_toml",
 ]
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from streamcls.config.schema import STREAM_NAME_PATTERN, Config, StreamConfig
+from streamcls.config.schema import SENDER_NAME_PATTERN, Config, StreamConfig
+from streamcls.config.show import stream_table
 from streamcls.errors import ConfigError, PublishError
 from streamcls.postprocess.rules import resolve_rules
 from streamcls.postprocess.settings import EventSettings, NoiseFloorSettings, settle_for_stream
@@ -43,7 +44,7 @@ def scheme(source: str) -> str:
 def find_problems(config: Config) -> Iterator[Problem]:
     """Yield everything that is wrong between the keys of ``config``."""
     for name, stream in config.streams.items():
-        yield from _check_stream(f"streams.{name}", stream)
+        yield from _check_stream(name, stream)
     yield from _check_remotes(config)
     yield from _check_inference(config)
     yield from _check_events(config)
@@ -77,7 +78,8 @@ def remote_name(name: str, stream: StreamConfig) -> str:
     return stream.source.partition(":")[2] or name
 
 
-def _check_stream(prefix: str, stream: StreamConfig) -> Iterator[Problem]:
+def _check_stream(name: str, stream: StreamConfig) -> Iterator[Problem]:
+    prefix = stream_table(name)
     source = f"{prefix}.source"
     kind, _, rest = stream.source.partition(":")
     if kind not in SCHEMES:
@@ -95,11 +97,11 @@ def _check_stream(prefix: str, stream: StreamConfig) -> Iterator[Problem]:
             f'{source} = "{stream.source}": takes nothing after the colon; write pipe: and feed '
             f"standard input",
         )
-    if kind == "remote" and rest and not re.match(STREAM_NAME_PATTERN, rest):
+    if kind == "remote" and not re.match(SENDER_NAME_PATTERN, remote_name(name, stream)):
         yield Problem(
             (source,),
             f'{source} = "{stream.source}": senders give names of up to 64 letters, digits, _ and '
-            f"-, starting with a letter or digit; write remote:NAME, or remote: for the stream's",
+            f"-, starting with a letter or digit; write remote:NAME",
         )
     if kind in NETWORK_SCHEMES and not _has_host(stream.source):
         # Without the value: it may hold a password.
@@ -149,9 +151,9 @@ def _check_remotes(config: Config) -> Iterator[Problem]:
         first = owners.setdefault(remote, name)
         if first != name:
             yield Problem(
-                (f"streams.{first}.source", f"streams.{name}.source"),
-                f"streams.{name}.source: {first} already takes the audio of the sender {remote}; "
-                f"give each remote: another name",
+                (f"{stream_table(first)}.source", f"{stream_table(name)}.source"),
+                f"{stream_table(name)}.source: {first} already takes the audio of the sender "
+                f"{remote}; give each remote: another name",
             )
 
 
@@ -160,7 +162,7 @@ def _check_inference(config: Config) -> Iterator[Problem]:
     pipes = [name for name, stream in config.streams.items() if scheme(stream.source) == "pipe"]
     if len(pipes) > 1:
         yield Problem(
-            tuple(f"streams.{name}.source" for name in pipes),
+            tuple(f"{stream_table(name)}.source" for name in pipes),
             f"streams {', '.join(pipes)}: there is only one standard input; give one of them pipe:",
         )
     if len(config.streams) > inference.max_streams:
@@ -182,10 +184,10 @@ def _check_events(config: Config) -> Iterator[Problem]:
     for message in shared:
         yield Problem(("events",), message)
     for name, stream in config.streams.items():
-        table = f"streams.{name}.events"
+        table = f"{stream_table(name)}.events"
         for message in _find_event_problems(settle_for_stream(config.events, stream.events)):
             if message not in shared:
-                yield Problem(("events", table), f"streams.{name}.{message}")
+                yield Problem(("events", table), f"{stream_table(name)}.{message}")
 
 
 def _find_event_problems(settings: EventSettings) -> list[str]:

@@ -19,7 +19,9 @@ from msgspec import Meta
 
 from streamcls.postprocess.settings import EventSettings, StreamEventSettings
 
-STREAM_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+STREAM_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+SENDER_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+"""By which ``remote:NAME`` and `streamcls send` name a stream."""
 DEFAULT_STREAM = "mic"
 
 # No control characters. A look-ahead, because `$` would let a final newline through.
@@ -28,7 +30,7 @@ StreamName = Annotated[
     str,
     Meta(
         pattern=STREAM_NAME_PATTERN,
-        description="A letter or digit, then up to 63 of A-Z a-z 0-9 _ -",
+        description="A letter or digit, then up to 63 of A-Z a-z 0-9 . _ -",
     ),
 ]
 Channel = Annotated[int, Meta(ge=0, le=255)] | Literal["mix"]

@@ -59,6 +59,11 @@ def quote_key(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
+def stream_table(name: str) -> str:
+    """Return the key of a stream's table: ``streams.porch``, ``streams."front.door"``."""
+    return f"streams.{quote_key(name)}"
+
+
 def quote(value: object) -> str:
     """Return a value much as TOML would have it, shortened to what fits in a message."""
     try:

@@ -89,7 +89,13 @@ def test_streams_join_and_leave(launcher: Launcher, model, long_noise) -> None:
         n_heard = len(daemon.predictions("second"))
         check_pairs(events_of(daemon, "second"), "removed")
 
-        # Its slot is free again, its numbers go on, and the other stream has not noticed.
+        # Its slot is free again, also for a name that a configuration has to quote.
+        fast = {"stream": "second.one", "source": long_noise, "options": {"pace": "fast"}}
+        assert control.call("streams.add", fast)["stream"] == "second.one"
+        daemon.listen(lambda m: isinstance(m, PredictionMessage) and m.stream == "second.one")
+        control.call("streams.remove", {"stream": "second.one"})
+
+        # Its numbers go on, and the other stream has not noticed.
         control.call("streams.add", {"stream": "second", "source": long_noise})
         daemon.listen(lambda m: isinstance(m, PredictionMessage) and m.stream == "second")
         assert daemon.predictions("second")[-1].seq == n_heard
