@@ -3,12 +3,16 @@
 import ctypes
 import functools
 import logging
+import math
 import os
 import resource
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from streamcls.errors import ModelError
 
@@ -20,6 +24,7 @@ _CPU_OPTIONS: dict[str, str | bool] = {
     "xla_cpu_prefer_vector_width": "512",
 }
 _UNSHARED: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
+_UNROLLED_ROWS, _UNROLLED_INPUTS, _UNROLLED_OPERATIONS = 21, 17, 170
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +70,9 @@ def compiler_options(share_products: bool = True) -> dict[str, str | bool]:
     YNNPACK; vectors as wide as the processor has them (decision 23).
 
     Args:
-        share_products: Several threads may work on a matrix product or convolution. Where all are
-            small, asking for one thread saves a step for one stream 2 to 4 %.
+        share_products: Several threads may work on a matrix product or convolution. For one thread
+            XLA multiplies small matrices itself, where they lie; see
+            `exhausts_compiler`.
     """
     if jax.device_put(np.float32(0)).device.platform != "cpu":
         return {}
@@ -85,6 +91,39 @@ def _refusal(options: dict[str, str | bool]) -> str:
     except RuntimeError as error:
         return str(error)
     return ""
+
+
+def exhausts_compiler(program: Jaxpr) -> bool:
+    """Tell whether a program must not be compiled with ``share_products=False``.
+
+    XLA's own products go by blocks of 11 rows and 9 inputs and 16, 8 or 4 outputs. Where there is
+    but one whole block each way and a rest, all becomes one piece of code, and from some 540
+    operations in a piece LLVM 22 takes memory without end for vectors of 512 bits. Found with 20
+    rows, 16 inputs and 20 outputs, which `bc_resnet_1` has; in 900 products of other sizes it came
+    to its end.
+    """
+    return any(
+        rows <= _UNROLLED_ROWS
+        and inputs <= _UNROLLED_INPUTS
+        and rows * inputs > _UNROLLED_OPERATIONS
+        and outputs % 16
+        for one in _list_products(program)
+        for rows, inputs, outputs in (one, one[::-1])
+    )
+
+
+def _list_products(program: Jaxpr) -> Iterator[tuple[int, int, int]]:
+    """Give the rows, inputs and outputs of all matrix products, those of a batch once."""
+    for equation in program.eqns:
+        if equation.primitive.name == "dot_general":
+            (summed, _), (in_batch, _) = equation.params["dimension_numbers"]
+            operands: list[Any] = [operand.aval for operand in equation.invars]
+            left, right = operands
+            n_inputs = math.prod(left.shape[axis] for axis in summed)
+            shared = n_inputs * math.prod(left.shape[axis] for axis in in_batch)
+            yield left.size // shared, n_inputs, right.size // shared
+        for inner in jaxprs_in_params(equation.params):
+            yield from _list_products(inner)
 
 
 def check_address_space() -> None:

@@ -33,7 +33,11 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from streamcls.checkpoint import Checkpoint
-from streamcls.engine.compilation import compiler_options, return_compilers_memory
+from streamcls.engine.compilation import (
+    compiler_options,
+    exhausts_compiler,
+    return_compilers_memory,
+)
 from streamcls.engine.device import list_buckets
 from streamcls.errors import ModelError
 from streamcls.features import initial_history, stream_log_mel
@@ -161,11 +165,12 @@ class Executor(ABC):
             ModelError: A bucket gives other probabilities than the single-stream step.
         """
         step = jax.jit(self._step, donate_argnums=1)
-        options = compiler_options(self._shares_products)
 
         def compile_bucket(bucket: int) -> jax.stages.Compiled:
             rows = jax.ShapeDtypeStruct((bucket, self.hop_samples + 1), jnp.float32)
-            return step.lower(self._weights, self._state, rows).compile(options)
+            traced = step.trace(self._weights, self._state, rows)
+            share = self._shares_products or exhausts_compiler(traced.jaxpr.jaxpr)
+            return traced.lower().compile(compiler_options(share))
 
         # XLA compiles without the interpreter's lock: all cores share the work.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
