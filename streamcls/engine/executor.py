@@ -53,6 +53,8 @@ _TUNING_STEPS = 5
 _TILE_MARGIN = 0.04
 _LEVEL_PARTS = 16
 _ALIGNMENT_BYTES = 64
+_SMALL = 1024
+"""Numbers that are copied out of an array sooner than handed over as one of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,18 +333,20 @@ class _Layout:
 
 
 def _pack(weights: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
-    """Put weights on the device, all vectors as one array; return them and what undoes it.
+    """Put weights on the device, all small ones as one array; return them and what undoes it.
 
     A call pays for each argument, and half of them would be vectors of some hundred bytes.
     """
     leaves, tree = jax.tree.flatten(weights)
-    is_vector = [leaf.ndim == 1 and leaf.dtype == np.float32 for leaf in leaves]
-    vectors = [np.asarray(leaf) for leaf in itertools.compress(leaves, is_vector)]
-    others = [leaf for leaf, one in zip(leaves, is_vector, strict=True) if not one]
-    ends = np.cumsum([len(vector) for vector in vectors])[:-1]
+    is_small = [leaf.size <= _SMALL and leaf.dtype == np.float32 for leaf in leaves]
+    small = [np.asarray(leaf) for leaf in itertools.compress(leaves, is_small)]
+    others = [leaf for leaf, one in zip(leaves, is_small, strict=True) if not one]
+    shapes = [one.shape for one in small]
+    ends = np.cumsum([one.size for one in small])[:-1]
 
     def unpack(packed: list[jax.Array]) -> Any:
-        small, large = iter(jnp.split(packed[0], ends)), iter(packed[1:])
-        return tree.unflatten([next(small if one else large) for one in is_vector])
+        parts = zip(jnp.split(packed[0], ends), shapes, strict=True)
+        small, large = (part.reshape(shape) for part, shape in parts), iter(packed[1:])
+        return tree.unflatten([next(small if one else large) for one in is_small])
 
-    return jax.device_put([np.concatenate(vectors), *others]), unpack
+    return jax.device_put([np.concatenate([one.ravel() for one in small]), *others]), unpack
