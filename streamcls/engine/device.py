@@ -67,12 +67,11 @@ def list_buckets(max_streams: int) -> list[int]:
 
     On a CPU a step's time grows with its rows and more than 32 of them are hardly cheaper a row
     (``python -m benchmarks.steps``), so sizes double up to there; on one with small caches
-    `Executor.tune` gives up the largest. On an accelerator a step costs about the same up to
-    hundreds of rows: few sizes, and large ones.
+    `Executor.tune` gives up the largest. Two streams have none of their own: what they would save
+    is nothing beside the tenth of a second that it takes at every start. On an accelerator a step
+    costs about the same up to hundreds of rows: few sizes, and large ones.
     """
     on_cpu = jax.device_put(np.float32(0)).device.platform == "cpu"
-    largest, growth = (32, 2) if on_cpu else (2048, 8)
-    buckets = [1]
-    while buckets[-1] < min(largest, max_streams):
-        buckets.append(min(largest, buckets[-1] * growth))
-    return buckets
+    sizes = (1, 4, 8, 16, 32) if on_cpu else (1, 8, 64, 512, 2048)
+    smaller = (0, *sizes[:-1])
+    return [size for size, before in zip(sizes, smaller, strict=True) if before < max_streams]
