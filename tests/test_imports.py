@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-FOUNDATION = {"types", "units", "errors", "atomic"}
+FOUNDATION = {"types", "units", "errors", "atomic", "products"}
 STAGES = (
     "clock",
     "ring",
@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "units": set(),
     "errors": set(),
     "atomic": set(),
+    "products": set(),
     "zoo": set(),
     "notify": set(),
     "logs": set(),

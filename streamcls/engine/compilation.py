@@ -71,7 +71,7 @@ def compiler_options(share_products: bool = True) -> dict[str, str | bool]:
 
     Args:
         share_products: Several threads may work on a matrix product or convolution. For one thread
-            XLA multiplies small matrices itself, where they lie; see
+            XLA multiplies small matrices itself, where they lie (`products`); see
             `exhausts_compiler`.
     """
     if jax.device_put(np.float32(0)).device.platform != "cpu":

@@ -5,12 +5,16 @@ throughout. Both agree with ``librosa.filters.mel`` (the tests compare them), wh
 dependency of the daemon because it brings numba and scipy with it.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 MelScale = Literal["slaney", "htk"]
+
+_BAND_MELS = 16
+"""Filters of a band: as many as fill a vector register of 512 bits."""
 
 _LINEAR_HZ_PER_MEL = 200.0 / 3
 _BREAK_HZ = 1000.0
@@ -68,3 +72,43 @@ def mel_filter_bank(
     if unit_area:
         bank *= (2.0 / (edges_hz[2:] - edges_hz[:-2]))[:, None]
     return np.ascontiguousarray(bank.T, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class MelBand:
+    """Neighbouring filters and the part of the spectrum that they look at.
+
+    Attributes:
+        bins: Where their bins lie.
+        weights: ``[bins, filters]`` float32.
+    """
+
+    bins: slice
+    weights: NDArray[np.float32]
+
+
+def split_bank(bank: NDArray[np.float32], most_bins: int) -> list[MelBand]:
+    """Split a filter bank into bands: all together have half of its weights or less.
+
+    Most of a bank is zeros, since a filter meets few bins.
+
+    Args:
+        bank: ``[bins, n_mels]`` as from `mel_filter_bank`.
+        most_bins: Bins of a band at most, unless a single filter has more.
+    """
+    bands, first, n_mels = [], 0, bank.shape[1]
+    while first < n_mels:
+        last = min(first + _BAND_MELS, n_mels)
+        while last - first > 1 and len(_bins_of(bank[:, first:last])) > most_bins:
+            last -= 1
+        bins = _bins_of(bank[:, first:last])
+        weights = np.ascontiguousarray(bank[bins.start : bins.stop, first:last])
+        bands.append(MelBand(slice(bins.start, bins.stop), weights))
+        first = last
+    return bands
+
+
+def _bins_of(filters: NDArray[np.float32]) -> range:
+    """Return the bins from the first to the last that any filter meets; one if none does."""
+    used = np.flatnonzero(filters.any(axis=1)).tolist() or [0]
+    return range(used[0], used[-1] + 1)

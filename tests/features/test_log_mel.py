@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from streamcls.errors import ModelError
 from streamcls.features import FrontEnd, initial_history, log_mel, mel_filter_bank, stream_log_mel
+from streamcls.features.mel import split_bank
 
 # A float32 spectrum of a full-scale tone has an absolute error; what it means after the logarithm
 # depends on the floor. Wider banks than those of the shipped models need a higher one for 1e-4.
@@ -160,3 +161,34 @@ def test_refuses_what_it_cannot_frame() -> None:
 def test_contradicting_settings_name_value_and_limit(settings_, message) -> None:
     with pytest.raises(ModelError, match=message):
         FrontEnd(**settings_)
+
+
+@pytest.mark.parametrize(
+    "front_end",
+    [
+        FrontEnd(),
+        FrontEnd(8000, 200, 80, 256, fmax_hz=3800.0),
+        FrontEnd(n_fft=2048, n_mels=128),
+        FrontEnd(n_mels=128, fmin_hz=0.0),  # some filters meet no bin
+        FrontEnd(n_mels=2),
+    ],
+    ids=["default", "8 kHz", "long", "empty filters", "two"],
+)
+def test_bands_are_the_filter_bank(front_end: FrontEnd) -> None:
+    bank = mel_filter_bank(
+        front_end.sample_rate_hz,
+        front_end.n_fft,
+        front_end.n_mels,
+        front_end.fmin_hz,
+        front_end.fmax_hz,
+    )
+    bands = split_bank(bank, most_bins=128)
+    rebuilt, first = np.zeros_like(bank), 0
+    for band in bands:
+        last = first + band.weights.shape[1]
+        rebuilt[band.bins, first:last] = band.weights
+        assert len(band.weights) <= 128 or band.weights.shape[1] == 1
+        first = last
+    np.testing.assert_array_equal(rebuilt, bank)
+    if front_end.n_mels >= 40:
+        assert sum(band.weights.size for band in bands) < bank.size / 2

@@ -1,0 +1,79 @@
+"""Matrix products in sizes that XLA's CPU backend multiplies where they lie.
+
+XLA hands a product to Eigen, which first copies both matrices into its own order; for few rows that
+takes longer than to multiply. Small products XLA multiplies itself, without a copy and as fast as
+large ones: up to `MOST_INPUTS` inputs and either 32 rows and 128 outputs or 128 rows and 32 outputs
+(``CanEmitTiledLlvmIrGemm`` in ``xla/service/cpu/dot_op_emitter.cc``; where one thread computes, so
+with ``compiler_options(share_products=False)``). So a product of few rows is done in parts, as a
+batch of small products that are added up. Other devices get the same for few rows, where they wait
+for their memory anyway.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_INPUTS = 128
+_MOST_PARTS = 8
+_MOST_BLOCKS = 8
+
+
+def most_rows(n_outputs: int) -> int:
+    """Return how many rows a product of so many outputs may have to count as small."""
+    return 128 if n_outputs <= 32 else 32 if n_outputs <= 128 else 0
+
+
+def multiply(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return ``x @ weights``, where the rows are few in parts that XLA multiplies at once.
+
+    Args:
+        x: ``[..., inputs]``; the rows are all axes but the last.
+        weights: ``[inputs, outputs]``.
+    """
+    n_rows, (n_inputs, n_outputs) = math.prod(x.shape[:-1]), weights.shape
+    fewest = -(-n_inputs // MOST_INPUTS)
+    divisors = (n for n in range(fewest, _MOST_PARTS + 1) if n_inputs % n == 0)
+    n_parts = next(divisors, 1) if n_rows <= most_rows(n_outputs) else 1
+    if n_parts == 1:
+        return x @ weights
+    parts = x.reshape(n_rows, n_parts, -1)
+    products = jnp.einsum("rpi,pio->pro", parts, weights.reshape(n_parts, -1, n_outputs))
+    return products.sum(axis=0).reshape(*x.shape[:-1], n_outputs)
+
+
+def multiply_each(xs: Sequence[jax.Array], weights: jax.Array) -> list[jax.Array]:
+    """Return each of ``xs`` times its own weights; where the rows are few, all as one batch.
+
+    Args:
+        xs: ``[..., inputs]`` each, all of one shape.
+        weights: ``[len(xs), inputs, outputs]``.
+    """
+    *axes, n_inputs = xs[0].shape
+    if n_inputs > MOST_INPUTS or math.prod(axes) > most_rows(weights.shape[2]):
+        return [x @ one for x, one in zip(xs, weights, strict=True)]
+    rows = jnp.stack([x.reshape(-1, n_inputs) for x in xs])
+    return list((rows @ weights).reshape(len(xs), *axes, -1))
+
+
+def multiply_blocks(x: jax.Array, weights: NDArray[np.float32]) -> jax.Array:
+    """Return ``x @ weights`` in full precision, block by block where the rows are too many at once.
+
+    Each block needs weights of its own, so they have to be constant and are best few.
+
+    Args:
+        x: ``[..., inputs]``; the rows are all axes but the last.
+        weights: ``[inputs, outputs]``, known when compiling.
+    """
+    n_rows, (n_inputs, n_outputs) = math.prod(x.shape[:-1]), weights.shape
+    few = most_rows(n_outputs) if n_inputs <= MOST_INPUTS else 0
+    n_blocks = n_rows // few if few and n_rows % few == 0 else 1
+    if not 1 < n_blocks <= _MOST_BLOCKS:
+        return jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST)
+    blocks = x.reshape(n_blocks, few, n_inputs)
+    of_each = np.repeat(weights[None], n_blocks, axis=0)
+    products = jnp.matmul(blocks, of_each, precision=jax.lax.Precision.HIGHEST)
+    return products.reshape(*x.shape[:-1], n_outputs)

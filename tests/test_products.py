@@ -1,0 +1,67 @@
+"""Products in parts, batches and blocks are the product, and small where they are meant to be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from streamcls.products import MOST_INPUTS, multiply, multiply_blocks, multiply_each
+
+
+def draw(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def list_sizes(function, *arguments) -> list[tuple[int, int, int]]:
+    """Return rows, inputs and outputs of each product; those of a batch are all of one size."""
+
+    def look(program):
+        for equation in program.eqns:
+            if equation.primitive.name == "dot_general":
+                ((summed,), _), _ = equation.params["dimension_numbers"]
+                left = equation.invars[0].aval
+                *_, rows, outputs = equation.outvars[0].aval.shape
+                yield rows, left.shape[summed], outputs
+            for inner in jaxprs_in_params(equation.params):
+                yield from look(inner)
+
+    return list(look(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+@pytest.mark.parametrize("n_outputs", [12, 64, 128, 200])
+@pytest.mark.parametrize("n_inputs", [5, 128, 160, 192, 257, 2000])
+@pytest.mark.parametrize("shape", [(1,), (2, 3), (32,), (4, 8, 4), (300,)])
+def test_a_product_in_parts_is_the_product(shape, n_inputs: int, n_outputs: int) -> None:
+    x, weights = draw(*shape, n_inputs), draw(n_inputs, n_outputs)
+    np.testing.assert_allclose(
+        multiply(jnp.asarray(x), jnp.asarray(weights)), x @ weights, atol=1e-3
+    )
+
+
+def test_few_rows_are_multiplied_in_small_parts() -> None:
+    for rows, outputs in ((2, 64), (32, 128), (128, 32)):
+        (size,) = list_sizes(multiply, draw(rows, 192), draw(192, outputs))
+        assert size == (rows, 96, outputs)
+    for rows, outputs in ((33, 128), (129, 32), (2, 129)):
+        (size,) = list_sizes(multiply, draw(rows, 192), draw(192, outputs))
+        assert size == (rows, 192, outputs)
+
+
+@pytest.mark.parametrize(("rows", "n_batches"), [(4, 1), (64, 1), (65, 3)])
+def test_each_is_multiplied_with_its_own(rows: int, n_batches: int) -> None:
+    xs, weights = [draw(2, rows + place, 48)[:, :rows] for place in range(3)], draw(3, 48, 32)
+    products = multiply_each([jnp.asarray(x) for x in xs], jnp.asarray(weights))
+    assert len(products) == 3
+    for product, x, own in zip(products, xs, weights, strict=True):
+        np.testing.assert_allclose(product, x @ own, atol=1e-4)
+    sizes = list_sizes(multiply_each, xs, weights)
+    assert len(sizes) == n_batches
+
+
+@pytest.mark.parametrize(("rows", "n_blocks"), [(128, 1), (256, 2), (1024, 8), (1152, 1), (200, 1)])
+def test_blocks_are_the_product(rows: int, n_blocks: int) -> None:
+    x, weights = draw(rows // 8, 8, MOST_INPUTS), draw(MOST_INPUTS, 16)
+    np.testing.assert_allclose(multiply_blocks(jnp.asarray(x), weights), x @ weights, atol=1e-4)
+    (size,) = list_sizes(lambda x: multiply_blocks(x, weights), x)
+    assert n_blocks == 1 or size == (rows // n_blocks, MOST_INPUTS, 16)
