@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from streamcls.models.layers import State
 from streamcls.models.norms import NormKind, SubSpectralNorm, batch_norm_affine, build_norm
 from streamcls.models.sliding import Padding, Sliding
+from streamcls.products import multiply, multiply_each
 
 _MOST_SHIFTS = 25
 """Taps up to which shifted products of one channel are faster: 5 x 5 is, 10 x 4 is not."""
@@ -24,6 +26,11 @@ class Conv(Sliding):
     convolution, which does not write out the patches, most of them overlapping (32 windows of
     `simple_audio` at once take a fifth of the time, one takes nine tenths). Else one matrix product
     over the patches, which halves the time of a step of `commands` against XLA's convolution.
+
+    A step remembers frames (the direct form of a filter). Where mels lie side by side and each has
+    several inputs, it remembers what they already add to outputs to come (the transposed form,
+    Oppenheim and Schafer, "Discrete-Time Signal Processing", 3rd edition, section 6.5): the patches
+    then overlap along the mels only, and nothing is joined along time.
 
     Args:
         in_channels: Channels of the input.
@@ -61,6 +68,7 @@ class Conv(Sliding):
         super().__init__(
             kernel, strides, dilation_frames, n_mels, in_channels, mel_padding, time_padding
         )
+        self.out_channels = out_channels
         self.depthwise = depthwise
         self.activation = activation
         shape = (*kernel, out_channels) if depthwise else (*kernel, in_channels, out_channels)
@@ -78,7 +86,42 @@ class Conv(Sliding):
         padding = self.padding_of(x.shape[1])
         if any(map(any, padding)):
             x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        y = self._convolve(x)
+        return self._complete(self._convolve(x))
+
+    def initial_state(self, batch: int) -> State:
+        """Return zeros: frames, or begun sums ``[batch, sums, n_mels_out, out_channels]``."""
+        if not self._remembers_sums:
+            return super().initial_state(batch)
+        n_sums = -(-self.history_frames // self.strides[0])
+        return jnp.zeros((batch, n_sums, self.n_mels_out, self.out_channels), jnp.float32)
+
+    def step(self, x: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """Evaluate the next frames, a multiple of the stride."""
+        if not self._remembers_sums:
+            return super().step(x, state)
+        stride = self.strides[0]
+        n_out, n_begun = x.shape[1] // stride, state.shape[1]
+        terms: list[list[jax.Array]] = [[] for _ in range(n_out + n_begun)]
+        for output in range(n_begun):
+            terms[output].append(state[:, output])
+        kernel = self.kernel[...].reshape(self.kernel_size[0], -1, self.out_channels)
+        # How far each place of the kernel lies behind its output; it meets every stride-th frame.
+        behind = [self.history_frames - i * self.dilation_frames for i in range(len(kernel))]
+        patches = [self._mel_patches(x[:, -frames % stride :: stride]) for frames in behind]
+        for frames, products in zip(behind, multiply_each(patches, kernel), strict=True):
+            for index in range(n_out):
+                terms[index - (-frames // stride)].append(products[:, index])
+        # Output by output: XLA would write out what is padded along time to be added.
+        sums = [sum(rest, start=first) for first, *rest in terms]
+        complete, begun = jnp.stack(sums[:n_out], axis=1), jnp.stack(sums[n_out:], axis=1)
+        return self._complete(complete), begun
+
+    @property
+    def _remembers_sums(self) -> bool:
+        is_planar = not self.depthwise and self.in_channels > 1 and self.n_mels_out > 1
+        return is_planar and self.history_frames > 0
+
+    def _complete(self, y: jax.Array) -> jax.Array:
         if self.bias is not None:
             y = y + self.bias[...]
         if self.norm is not None:
@@ -107,7 +150,7 @@ class Conv(Sliding):
         )
 
     def _dense(self, kernel: jax.Array, x: jax.Array) -> jax.Array:
-        return self._patches(x) @ kernel.reshape(-1, kernel.shape[-1])
+        return multiply(self._patches(x), kernel.reshape(-1, kernel.shape[-1]))
 
     def _patches(self, x: jax.Array) -> jax.Array:
         frames, mels = self.kernel_size
@@ -118,6 +161,11 @@ class Conv(Sliding):
             pieces = [x[:, start : start + frames, :mels] for start in starts]
             return jnp.concatenate([one.reshape(len(x), 1, 1, -1) for one in pieces], axis=1)
         return jnp.concatenate([inputs for _, _, inputs in self.taps(x)], axis=-1)
+
+    def _mel_patches(self, x: jax.Array) -> jax.Array:
+        """Return ``[batch, frames, n_mels_out, mels * in_channels]`` of single frames."""
+        x = jnp.pad(x, ((0, 0), (0, 0), self.mel_pad, (0, 0)))
+        return jnp.concatenate(list(self.mel_taps(x)), axis=-1)
 
     def _shifted_from_one(self, kernel: jax.Array, x: jax.Array) -> jax.Array:
         """Sum shifted products, but differentiate XLA's convolution: ten times faster."""

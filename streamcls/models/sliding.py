@@ -112,9 +112,21 @@ class Sliding(Layer):
             start = i * self.dilation_frames
             stop = start + (n_frames_out - 1) * self.strides[0] + 1
             rows = x[..., start : stop : self.strides[0], :, :]
-            for j in range(self.kernel_size[1]):
-                last = j + (self.n_mels_out - 1) * self.strides[1] + 1
-                yield i, j, rows[..., j : last : self.strides[1], :]
+            for j, inputs in enumerate(self.mel_taps(rows)):
+                yield i, j, inputs
+
+    def mel_taps(self, x: jax.Array) -> Iterator[jax.Array]:
+        """Give, for every place of the kernel along the mels, the inputs that meet it.
+
+        Args:
+            x: ``[..., n_mels, channels]``, padded.
+
+        Yields:
+            ``[..., n_mels_out, channels]``.
+        """
+        for j in range(self.kernel_size[1]):
+            last = j + (self.n_mels_out - 1) * self.strides[1] + 1
+            yield x[..., j : last : self.strides[1], :]
 
 
 def _pad(padding: Padding, length: int, reach: int, stride: int) -> tuple[int, int]:
