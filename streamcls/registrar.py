@@ -224,7 +224,14 @@ class Registrar:
                 for name, (table, events, detector) in change.kept.items():
                     self._roster.switch_events(self._roster.streams[name], table, events, detector)
 
-            engine.call(switch)
+            try:
+                engine.call(switch)
+            except StreamclsError:  # it never came to it
+                for name, ring in rings.items():
+                    stream = self._roster.streams[name]
+                    stream.feeder.move_to(stream.ring)
+                    ring.abandon()
+                raise
             for name, stream in change.added.items():
                 self._add(name, stream, engine)
 
@@ -292,8 +299,8 @@ class Registrar:
         kept = {name: self._roster.streams[name] for name in change.kept}
         _check_senders(kept | change.added)
         _check_input(kept | change.added)
-        running = [name for name in change.kept if not self._roster.streams[name].ring.ended]
-        n_streams = len(running) + len(change.added)
+        held = set(self._roster.streams) if self._engine is None else self._engine.names()
+        n_streams = len(held & change.kept.keys()) + len(change.added)
         if n_streams > config.inference.max_streams:
             raise ConfigError(
                 [

@@ -103,6 +103,7 @@ class Ring:
         self.overrun_samples = 0
         self.overrun_events = 0
         self._space = threading.Event()
+        self._abandoned = False
 
     # Either side.
 
@@ -198,10 +199,10 @@ class Ring:
         if n_samples > limit:
             raise ValueError(f"cannot wait for {n_samples} samples, the limit is {limit}")
         self._space.clear()
-        if self._free_samples() >= n_samples:
+        if self._abandoned or self._free_samples() >= n_samples:
             return True
         self._space.wait(timeout_s)
-        return self._free_samples() >= n_samples
+        return self._abandoned or self._free_samples() >= n_samples
 
     def _free_samples(self) -> int:
         return self.capacity_samples - self.keep_samples - (self.written - self._position)
@@ -312,6 +313,11 @@ class Ring:
         if not self._space.is_set():
             self._space.set()
         return hop
+
+    def abandon(self) -> None:
+        """Read no more, for good: no writer waits for space any longer."""
+        self._abandoned = True
+        self._space.set()
 
     def rewind(self, hop_samples: int, n_hops: int) -> int:
         """Go back, so that the newest audio that was read is read again, and no longer `read`.

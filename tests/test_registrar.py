@@ -15,7 +15,7 @@ import soundfile
 from streamcls.capture.pipe import PipeSource
 from streamcls.config import Config, StreamConfig, load_config
 from streamcls.engine import Engine, Executor, build_executor
-from streamcls.errors import ConfigError, PublishError, ReloadError, SourceError
+from streamcls.errors import ConfigError, ModelError, PublishError, ReloadError, SourceError
 from streamcls.features import FrontEnd
 from streamcls.ingest import Ingest
 from streamcls.publish import outbox
@@ -105,10 +105,7 @@ def test_indices_go_on_at_the_moment_of_the_change_to_another_rate(
     soundfile.write(tmp_path / "noise.wav", noise, RATE_HZ)
     for name in ("a", "b"):
         site.registrar.build(name, StreamConfig(source=f"file:{tmp_path}/noise.wav"))
-    path = save_seasoned(tmp_path / "slow.safetensors", front_end=AT_8_KHZ)
-    model = load_model(dataclasses.replace(site.config, model=str(path)))
-    executor = build_executor(model.checkpoint, model.hop_samples, max_streams=1)
-    executor.warm_up()
+    model, executor = slow_model(site, tmp_path)
     stop = Registrar._stop_feeder
 
     def stop_slowly(*arguments: Any) -> None:
@@ -125,6 +122,73 @@ def test_indices_go_on_at_the_moment_of_the_change_to_another_rate(
     assert ring.sample_rate_hz == 8_000
     gap_s = (ring.index_end - ring.written) / 8_000 - present.index_end / RATE_HZ
     assert -0.5 < gap_s <= 0.001  # it goes on by a block or two meanwhile
+
+
+def slow_model(site: Site, folder: Path) -> tuple[ServedModel, Executor]:
+    path = save_seasoned(folder / "slow.safetensors", front_end=AT_8_KHZ)
+    model = load_model(dataclasses.replace(site.config, model=str(path)))
+    executor = build_executor(model.checkpoint, model.hop_samples, max_streams=1)
+    executor.warm_up()
+    return model, executor
+
+
+def test_a_change_that_the_engine_refuses_leaves_streams_heard(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 30 * RATE_HZ)
+    soundfile.write(tmp_path / "noise.wav", noise, RATE_HZ)
+    site.registrar.build("a", StreamConfig(source=f"file:{tmp_path}/noise.wav"))
+    stream = site.roster.find("a")
+    model, executor = slow_model(site, tmp_path)
+
+    def refuse(*_: Any) -> None:
+        raise ModelError("busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.engine, "swap", refuse)
+        with pytest.raises(ModelError, match="busy"):
+            site.registrar.change(site.config, model, executor)
+    heard, give_up_s = stream.ring.read, time.monotonic() + TIMEOUT_S
+    while stream.ring.read < heard + RATE_HZ:
+        assert time.monotonic() < give_up_s
+        time.sleep(0.01)
+    # What it said meanwhile to a ring that nobody reads is a loss, and times are right.
+    assert stream.feeder.health().dropped_samples > 0
+    lag_ns = time.monotonic_ns() - stream.ring.time_ns(stream.ring.index_end)
+    assert abs(lag_ns + stream.ring._utc_offset_ns()) < 0.5e9
+    # And another attempt succeeds.
+    site.registrar.change(site.config, model, executor)
+    assert stream.ring.sample_rate_hz == 8_000
+
+
+def test_a_stream_that_the_engine_has_not_finished_takes_a_slot(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 2 * RATE_HZ)
+    soundfile.write(tmp_path / "noise.wav", noise, RATE_HZ)
+    finishing, released = threading.Event(), threading.Event()
+    finish = site.engine._finish
+
+    def finish_late(*arguments: Any) -> None:
+        finishing.set()
+        released.wait(TIMEOUT_S)
+        finish(*arguments)
+
+    monkeypatch.setattr(site.engine, "_finish", finish_late)
+    site.registrar.build("a", StreamConfig(source=f"file:{tmp_path}/noise.wav", pace="fast"))
+    site.registrar.build("b", StreamConfig(source="remote:porch"))
+    assert finishing.wait(TIMEOUT_S)
+    assert site.roster.find("a").ring.ended
+    inference = dataclasses.replace(site.config.inference, max_streams=1)
+    config = dataclasses.replace(site.config, inference=inference)
+    with pytest.raises(ConfigError, match="2 streams would run"):
+        site.registrar.check(config, site.model)
+    released.set()
+    give_up_s = time.monotonic() + TIMEOUT_S
+    while site.engine.names() != {"b"}:
+        assert time.monotonic() < give_up_s
+        time.sleep(0.01)
+    site.registrar.check(config, site.model)
 
 
 def test_a_loss_ends_events_only_when_the_last_prediction_was_told(

@@ -408,6 +408,14 @@ def test_waiting_for_space_gives_up_after_its_timeout() -> None:
     assert not ring.wait_for_space(21, 0.01)
 
 
+def test_nobody_waits_for_a_reader_that_has_gone() -> None:
+    ring = Ring(100, RATE_HZ)
+    write_ramp(ring, 100)
+    assert not ring.wait_for_space(50, 0)
+    ring.abandon()
+    assert ring.wait_for_space(50, 0)
+
+
 def test_times_after_a_hole_come_from_the_source() -> None:
     ring = Ring(RATE_HZ, RATE_HZ)
     ring.write(ramp(0, 1600), T0_NS)

@@ -108,10 +108,13 @@ class Intake:
         self._write(self._resampler.process(mono))
 
     def move_to(self, ring: Ring) -> None:
-        """Write into another ring, of another rate, from the next block on."""
+        """Write into another ring, of another rate, from the next block on.
+
+        In one that was left before, what came in between is a hole.
+        """
         if self._base_index is not None:
             self._flush()
-            self._base_index = ring.index_end
+            self._base_index = None if ring.written else ring.index_end
         self.ring = ring
         self._native_frames = 0
         self._begin_piece()

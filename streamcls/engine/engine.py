@@ -138,6 +138,11 @@ class Engine:
                 self._free_slots.append(stream.slot)
                 self._set_enough()
 
+    def names(self) -> set[str]:
+        """Return the streams that have a slot: also those that ended and were not finished yet."""
+        with self._lock:
+            return set(self._streams)
+
     def call(self, function: Callable[[], None], timeout_s: float = 10.0) -> None:
         """Run ``function`` between two ticks, in the engine's thread, and wait for its end.
 
