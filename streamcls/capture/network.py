@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from types import ModuleType
 from typing import Any
@@ -78,8 +79,9 @@ class NetworkSource:
     """Blocks of an address, as FFmpeg decodes them.
 
     A resource whose length the server tells is a recording: it is read as fast as it is taken,
-    its first frame has the time of opening and its end is the end. Everything else is live: its
-    times follow from the arrivals, and its end is a loss.
+    its first frame has the time of opening and its end is the end. If it was cut short, the next
+    opening goes on where it was. Everything else is live: its times follow from the arrivals, and
+    its end is a loss.
 
     Args:
         url: With one of the schemes of `NETWORK_SCHEMES`.
@@ -93,6 +95,7 @@ class NetworkSource:
         self._url = url
         self._shown = hide_credentials(url)
         self._reader: _Reader | None = None
+        self._heard: _Heard | None = None
 
     def __str__(self) -> str:
         return self._shown
@@ -103,7 +106,7 @@ class NetworkSource:
 
     def open(self) -> None:
         """Connect and wait until the format is known."""
-        reader = _Reader(load_av(), self._url, self._shown)
+        reader = _Reader(load_av(), self._url, self._shown, self._heard)
         reader.start()
         self._reader = reader
         reader.opened.wait(OPEN_TIMEOUT_S + 1.0)
@@ -112,11 +115,15 @@ class NetworkSource:
         self.sample_rate_hz, self.channels = reader.sample_rate_hz, reader.channels
         self.finite = reader.is_recording
         self.live = reader.is_pushed
+        self._heard = reader.heard
 
     def read(self) -> Block | None:
         """Return the next decoded block."""
         assert self._reader is not None
-        return self._reader.take()
+        block = self._reader.take()
+        if block is not None and self._heard is not None:
+            self._heard.frames += block.lost_frames + len(block.samples)
+        return block
 
     def close(self) -> None:
         """Tell the reader to end; it closes the connection itself."""
@@ -125,10 +132,33 @@ class NetworkSource:
             reader.stop()
 
 
-class _Reader:
-    """One connection: opened, decoded and closed on a thread of its own."""
+@dataclass(slots=True)
+class _Heard:
+    """How far a recording was heard.
 
-    def __init__(self, av: ModuleType, url: str, shown: str) -> None:
+    Attributes:
+        what: By which it is known again: size in bytes, rate, channels.
+        began_ns: When its first frame was heard.
+        frames: So many of it.
+    """
+
+    what: tuple[int, int, int]
+    began_ns: int
+    frames: int = 0
+
+
+class _Reader:
+    """One connection: opened, decoded and closed on a thread of its own.
+
+    Args:
+        av: PyAV.
+        url: Where to connect.
+        shown: The same without secrets.
+        heard: Of an earlier connection; the recording goes on there if it is the same.
+    """
+
+    def __init__(self, av: ModuleType, url: str, shown: str, heard: _Heard | None) -> None:
+        self.heard = heard
         self.sample_rate_hz = 0
         self.channels = 0
         self.is_recording = False
@@ -152,6 +182,7 @@ class _Reader:
         self._frames = 0  # decoded or lost so far
         self._due_frame: int | None = None  # time stamp that would follow without a hole
         self._began_ns = 0
+        self._skipped = 0  # frames that were heard before
         self._last_data_s = 0.0
 
     def start(self) -> None:
@@ -225,9 +256,21 @@ class _Reader:
                 raise SourceLost(f"{self._shown}: does not tell its rate and channels")
             self.is_recording = not self.is_pushed and container.size > 0
             self._began_ns = time.monotonic_ns()
+            self._find_place(container)
             self.knows_format = True
             self.opened.set()
             self._decode(container, stream)
+
+    def _find_place(self, container: Any) -> None:
+        """Find out whether this is the recording that was cut short, and where to go on."""
+        # A playlist of a live stream has a size, but no duration.
+        what = (container.size, self.sample_rate_hz, self.channels)
+        if not self.is_recording or container.duration is None:
+            self.heard = None
+        elif self.heard is None or self.heard.what != what:
+            self.heard = _Heard(what, self._began_ns)
+        else:
+            self._began_ns, self._skipped = self.heard.began_ns, self.heard.frames
 
     def _decode(self, container: Any, stream: Any) -> None:
         clock = ArrivalClock(self.sample_rate_hz)
@@ -277,12 +320,15 @@ class _Reader:
         return hole if HOLE_S < hole / self.sample_rate_hz <= MAX_HOLE_S else 0
 
     def _hand_over(self, pieces: list[tuple[int, int, np.ndarray]], clock: ArrivalClock) -> None:
-        for first, lost, samples in pieces:
+        for begin, lost, samples in pieces:
+            first = max(begin, self._skipped)
             if self.is_recording:
                 t_ns = self._began_ns + samples_to_ns(first, self.sample_rate_hz)
             else:
                 t_ns = clock.time_ns(first)
-            self._put(Block(samples, t_ns, lost))
+            if first - begin < len(samples):
+                new_lost = max(0, min(lost, begin - self._skipped))
+                self._put(Block(samples[first - begin :], t_ns, new_lost))
         pieces.clear()
 
     def _put(self, block: Block) -> None:

@@ -21,7 +21,7 @@ from streamcls.errors import SourceError
 from streamcls.ring import Ring
 from streamcls.types import Block, Health, HealthState
 from streamcls.units import NS_PER_S
-from tests.capture.audio_http import AudioHttp, AudioRtsp, live, whole
+from tests.capture.audio_http import AudioHttp, AudioRtsp, cut, live, whole
 
 RATE_HZ = 16_000
 
@@ -181,6 +181,40 @@ def test_a_server_that_dies_and_comes_back_is_heard_again(
     with AudioHttp(pages, port):
         assert fed.wait_for(HealthState.LIVE, after=seen).dropped_samples > 0
         fed.__exit__()
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG", "MP3"])
+def test_a_recording_that_is_cut_short_goes_on_where_it_was(
+    container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = encode(noise(3), container)
+    cuts = [len(content) // 3, len(content) // 2, len(content)]
+    left = iter(cuts)
+    once = [Block(np.empty((0, 1), np.float32), 0)]
+    with AudioHttp({"/a": whole(content)}) as server, pytest.raises(EndOfStream):
+        read_all(NetworkSource(server.url("/a")), once)
+    pages = {"/a": lambda request: cut(content, next(left, len(content)))(request)}
+    with AudioHttp(pages) as server, Fed(server.url("/a"), monkeypatch) as fed:
+        fed.wait_for(HealthState.LOST)
+        ended = fed.wait_for(HealthState.ENDED)
+    expected = np.concatenate([block.samples for block in once])[:, 0]
+    heard, out = [], np.empty(1, np.float32)
+    while fed.ring.read_hop(out):
+        heard.append(out[0])
+    np.testing.assert_array_equal(heard, expected)
+    assert ended.dropped_samples <= 2  # one a cut, which begins a new epoch
+
+
+def test_another_recording_at_the_same_address_is_heard_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = encode(noise(2), "WAV"), encode(noise(1), "WAV")
+    answers = iter([cut(first, len(first) // 2), whole(second)])
+    pages = {"/a": lambda request: next(answers)(request)}
+    with AudioHttp(pages) as server, Fed(server.url("/a"), monkeypatch) as fed:
+        fed.wait_for(HealthState.LOST)
+        ended = fed.wait_for(HealthState.ENDED)
+    assert 1.5 * RATE_HZ < ended.captured_samples <= 2 * RATE_HZ
 
 
 def test_a_server_that_stalls_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
