@@ -95,6 +95,7 @@ class RemoteSource:
         self._next_sample = 0
         self._xruns: int | None = None
         self._last_audio_s = 0.0
+        self._useless = 0  # packets until then
 
     def __str__(self) -> str:
         return f"remote:{self.name} ({self.sender})" if self.sender else f"remote:{self.name}"
@@ -140,7 +141,7 @@ class RemoteSource:
         self._session = packet.session
         self._next_sample = packet.sample_start
         self._xruns = None
-        self._last_audio_s = time.monotonic()
+        self._last_audio_s, self._useless = time.monotonic(), self._count_useless()
         self.sequence.restart()
 
     def read(self) -> Block | None:
@@ -154,12 +155,14 @@ class RemoteSource:
                 if arrival is None:
                     raise
                 return self._make_block(arrival)
-            if taken is None:
-                return None
-            self._last_audio_s = time.monotonic()
-            self.sequence.push(taken.packet.seq, taken, self._last_audio_s)
-            arrival = self.sequence.pop(self._last_audio_s)
-        return None if arrival is None else self._make_block(arrival)
+            now_s = time.monotonic()
+            if taken is not None:
+                self.sequence.push(taken.packet.seq, taken, now_s)
+                arrival = self.sequence.pop(now_s)
+        block = None if arrival is None else self._make_block(arrival)
+        if block is None:
+            self._check_silence()
+        return block
 
     def close(self) -> None:
         """Stop reading; packets that come meanwhile wait for the next `open`."""
@@ -177,13 +180,23 @@ class RemoteSource:
                 return self._queue.popleft()
             if self._absence:
                 raise SourceLost(f"{self}: {self._absence}")
-        silent_s = time.monotonic() - self._last_audio_s
-        if silent_s > SENDER_TIMEOUT_S:
-            raise SourceLost(
-                f"{self}: no audio for {silent_s:.1f} s (limit {SENDER_TIMEOUT_S:g} s); "
-                "is the sender running and the network up?"
-            )
         return None
+
+    def _check_silence(self) -> None:
+        silent_s = time.monotonic() - self._last_audio_s
+        if silent_s <= SENDER_TIMEOUT_S:
+            return
+        silence = f"{self}: no audio for {silent_s:.1f} s (limit {SENDER_TIMEOUT_S:g} s)"
+        useless = self._count_useless() - self._useless
+        if useless == 0:
+            raise SourceLost(f"{silence}; is the sender running and the network up?")
+        raise SourceLost(
+            f"{silence}: the last {useless} packets are damaged, or their numbers were here "
+            "before; a sender that begins again takes a new session"
+        )
+
+    def _count_useless(self) -> int:
+        return self.damaged + self.sequence.repeated
 
     def _make_block(self, arrival: Arrival) -> Block | None:
         packet = arrival.packet
@@ -203,6 +216,7 @@ class RemoteSource:
         self._next_sample = packet.sample_start + packet.samples
         xruns = 0 if self._xruns is None else max(0, packet.xruns - self._xruns)
         self._xruns = packet.xruns
+        self._last_audio_s, self._useless = time.monotonic(), self._count_useless()
         t_first_ns = self._find_utc_ns(arrival) - self._utc_offset_ns()
         return Block(samples[:, np.newaxis], t_first_ns, hole, xruns)
 

@@ -175,6 +175,29 @@ def test_silence_of_the_sender_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> Non
         source.read()
 
 
+@pytest.mark.parametrize("first_seq", [0, 110], ids=["numbers", "samples"])
+def test_a_sender_that_begins_again_in_its_session_is_a_loss_with_an_explanation(
+    first_seq: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its numbers, or those of its samples, were here before: none of it can be placed."""
+    monkeypatch.setattr(remote, "SENDER_TIMEOUT_S", 0.5)
+    receiver = Receiver()
+    receiver.source.on_audio = receiver.feeder.retry_now
+    for seq in range(10):
+        receiver.source.offer(arrival(100 + seq, (200 + seq) * N))
+    with receiver:
+        seq = 0
+        while HealthState.LOST not in receiver.states or receiver.states[-1] != "live":
+            assert seq < 500
+            receiver.source.offer(arrival(first_seq + seq, seq * N))
+            seq += 1
+            time.sleep(0.02)
+    (lost,) = [one.reason for one in receiver.reports if one.state is HealthState.LOST]
+    assert "no audio for 0.5 s (limit 0.5 s): the last" in lost
+    assert lost.endswith("a sender that begins again takes a new session")
+    assert receiver.ring.skipped > 0
+
+
 def test_a_restarted_sender_is_a_loss_and_a_return_without_a_pause() -> None:
     other = "f" * 16
     with Receiver() as receiver:
