@@ -1,7 +1,8 @@
 """How the streams of a daemon come, go, and change over to another configuration.
 
 The registrar has each `stream` built, hands its ring to the engine and its feeder to the ingest,
-and puts it on the `roster`, which serves it.
+and puts it on the `roster`, which serves it. What a reload means for the streams is planned in
+`change` and carried out here.
 
 Called by the main thread (start, watch, stop), the control thread (add, remove, thresholds) and
 whatever thread reloads (check, change). A lock makes changes follow each other. What a prediction
@@ -13,50 +14,30 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from streamcls.capture import Pacer, RemoteSource
-from streamcls.capture.pipe import PipeSource
+from streamcls.change import Change, Present, check_input, plan_change
 from streamcls.config import Config, StreamConfig
 from streamcls.engine import Engine, Executor
 from streamcls.errors import ConfigError, ModelError, ReloadError, SourceError, StreamclsError
 from streamcls.ingest import Ingest
-from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.ledger import CloseReason
 from streamcls.postprocess.rules import resolve_rules
-from streamcls.postprocess.settings import EventSettings, change_thresholds, settle_for_stream
+from streamcls.postprocess.settings import EventSettings, change_thresholds
 from streamcls.publish.publisher import Publisher
 from streamcls.ring import Ring
 from streamcls.roster import RESTING, Roster
 from streamcls.served import ServedModel
 from streamcls.stream import Stream, build_stream, size_ring
 from streamcls.types import Health, HealthState
-from streamcls.units import samples_to_ms
 
 _MOVE_LIMIT_S = 3.0
 _MOVE_POLL_S = 0.005
 _WATCH_LIMIT_S = 1.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a reload does to the streams; making it checks everything and changes nothing.
-
-    Attributes:
-        removed: Names of the streams that go, be it to be made anew.
-        added: The streams that come.
-        kept: Those that stay and get other settings: table, event settings and new detector.
-    """
-
-    removed: list[str]
-    added: dict[str, Stream]
-    kept: dict[str, tuple[StreamConfig, EventSettings, EventDetector | None]]
-    moved: list[str]
-    """Of those that stay, the ones that need another ring: the new model hears another rate."""
 
 
 class Registrar:
@@ -98,7 +79,7 @@ class Registrar:
             if name in self._roster.streams:
                 raise ConfigError([f"stream {name!r} exists already; remove it first"])
             stream = self._make(name, config, self._config, self.model)
-            _check_input({**self._roster.streams, name: stream})
+            check_input({**self._roster.streams, name: stream})
             if self._engine is None:
                 self._roster.add(name, stream)
             else:
@@ -263,52 +244,12 @@ class Registrar:
             time.sleep(_MOVE_POLL_S)
 
     def _plan(self, config: Config, model: ServedModel) -> Change:
-        is_new = model is not self.model
-        change = Change([], {}, {}, [])
-        for name, table in config.streams.items():
-            present, before = self._roster.streams.get(name), self._config.streams.get(name)
-            if present is None:
-                if table != before:
-                    change.added[name] = self._make(name, table, config, model)
-            elif dataclasses.replace(table, events=present.config.events) != present.config:
-                change.removed.append(name)
-                change.added[name] = self._make(name, table, config, model)
-        gone = self._config.streams.keys() - config.streams.keys()
-        change.removed.extend(name for name in self._roster.streams if name in gone)
-        for name, present in self._roster.streams.items():
-            if name in change.removed:
-                continue
-            table = config.streams.get(name, present.config)
-            wanted = settle_for_stream(config.events, table.events)
-            before = settle_for_stream(self._config.events, present.config.events)
-            # What thresholds.set has changed holds until the configuration says something else.
-            events = present.events if wanted == before else wanted
-            is_other = is_new or events != present.events
-            detector = model.build_detector(name, events) if is_other else None
-            change.kept[name] = (table, events, detector)
-            if model.rate_hz != present.ring.sample_rate_hz:
-                change.moved.append(name)
-            elif model.hop_samples > present.ring.longest_hop_samples:
-                longest_ms = samples_to_ms(present.ring.longest_hop_samples, model.rate_hz)
-                raise ConfigError(
-                    [
-                        f"inference.hop_ms = {config.inference.hop_ms:g}: the ring of stream "
-                        f"{name!r} allows {longest_ms:g} ms while it runs; remove the stream first"
-                    ]
-                )
-        kept = {name: self._roster.streams[name] for name in change.kept}
-        _check_senders(kept | change.added)
-        _check_input(kept | change.added)
-        held = set(self._roster.streams) if self._engine is None else self._engine.names()
-        n_streams = len(held & change.kept.keys()) + len(change.added)
-        if n_streams > config.inference.max_streams:
-            raise ConfigError(
-                [
-                    f"inference.max_streams = {config.inference.max_streams}: {n_streams} streams "
-                    f"would run, with those added over the control socket; raise it"
-                ]
-            )
-        return change
+        streams, engine = self._roster.streams, self._engine
+        in_slots = streams.keys() if engine is None else engine.names()
+        present = Present(self._config, self.model, streams, in_slots)
+        return plan_change(
+            present, config, model, lambda name, table: self._make(name, table, config, model)
+        )
 
     def set_thresholds(
         self, name: str | None, label: str | None, onset: float | None, offset: float | None
@@ -389,29 +330,3 @@ class Registrar:
     def _stop_feeder(self, name: str, stream: Stream) -> None:
         if not stream.feeder.stop():
             log.warning("stream %s: its driver hangs and was left behind", name)
-
-
-def _check_senders(streams: Mapping[str, Stream]) -> None:
-    """Refuse two takers of one sender; a configuration does not know what else was added."""
-    takers: dict[str, str] = {}
-    for name, stream in streams.items():
-        if not isinstance(stream.source, RemoteSource):
-            continue
-        first = takers.setdefault(stream.source.name, name)
-        if first != name:
-            raise ConfigError(
-                [
-                    f"stream {name!r}: {first!r} already takes the audio of the sender "
-                    f"{stream.source.name!r}; give each remote: another name, or remove "
-                    f"{first!r} first"
-                ]
-            )
-
-
-def _check_input(streams: Mapping[str, Stream]) -> None:
-    """Refuse two readers of standard input, of which each would get a part."""
-    readers = [name for name, stream in streams.items() if isinstance(stream.source, PipeSource)]
-    if len(readers) > 1:
-        raise ConfigError(
-            [f"streams {', '.join(readers)}: there is only one standard input; remove one first"]
-        )

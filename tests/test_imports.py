@@ -32,7 +32,7 @@ CLIENT_SIDE = {"publish.schema", "publish.endpoint", *KEYS, *CLIENTS}
 SOCKETS = {"publish.endpoint", "publish.service", "publish.wakeup", *KEYS}
 """Listening and being woken up; what every socket needs, not only the publisher's."""
 SERVING = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary"}
-DAEMON_SIDE = {*SERVING, "served", "stream", "roster", "registrar", "reload", "daemon"}
+DAEMON_SIDE = {*SERVING, "served", "stream", "change", "roster", "registrar", "reload", "daemon"}
 
 ALLOWED: dict[str, set[str]] = {
     # streamcls/__init__.py runs before every import of anything else: what it names for
@@ -66,7 +66,8 @@ ALLOWED: dict[str, set[str]] = {
     "served": SERVING,
     "stream": {*SERVING, "served"},
     "roster": {*SERVING, "served", "stream"},
-    "registrar": {*SERVING, "served", "stream", "roster"},
+    "change": {*SERVING, "served", "stream"},
+    "registrar": {*SERVING, "served", "stream", "change", "roster"},
     "reload": {*SERVING, "served", "stream", "registrar"},
     "daemon": {*DAEMON_SIDE, "signals"},
     "summary": {*FOUNDATION, "engine"},
