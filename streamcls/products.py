@@ -10,7 +10,6 @@ for their memory anyway.
 """
 
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -43,20 +42,6 @@ def multiply(x: jax.Array, weights: jax.Array) -> jax.Array:
     parts = x.reshape(n_rows, n_parts, -1)
     products = jnp.einsum("rpi,pio->pro", parts, weights.reshape(n_parts, -1, n_outputs))
     return products.sum(axis=0).reshape(*x.shape[:-1], n_outputs)
-
-
-def multiply_each(xs: Sequence[jax.Array], weights: jax.Array) -> list[jax.Array]:
-    """Return each of ``xs`` times its own weights; where the rows are few, all as one batch.
-
-    Args:
-        xs: ``[..., inputs]`` each, all of one shape.
-        weights: ``[len(xs), inputs, outputs]``.
-    """
-    *axes, n_inputs = xs[0].shape
-    if n_inputs > MOST_INPUTS or math.prod(axes) > most_rows(weights.shape[2]):
-        return [x @ one for x, one in zip(xs, weights, strict=True)]
-    rows = jnp.stack([x.reshape(-1, n_inputs) for x in xs])
-    return list((rows @ weights).reshape(len(xs), *axes, -1))
 
 
 def multiply_blocks(x: jax.Array, weights: NDArray[np.float32]) -> jax.Array:

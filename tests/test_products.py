@@ -1,4 +1,4 @@
-"""Products in parts, batches and blocks are the product, and small where they are meant to be."""
+"""Products in parts and in blocks are the product, and small where they are meant to be."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from streamcls.products import MOST_INPUTS, multiply, multiply_blocks, multiply_each
+from streamcls.products import MOST_INPUTS, multiply, multiply_blocks
 
 
 def draw(*shape: int) -> np.ndarray:
@@ -46,17 +46,6 @@ def test_few_rows_are_multiplied_in_small_parts() -> None:
     for rows, outputs in ((33, 128), (129, 32), (2, 129)):
         (size,) = list_sizes(multiply, draw(rows, 192), draw(192, outputs))
         assert size == (rows, 192, outputs)
-
-
-@pytest.mark.parametrize(("rows", "n_batches"), [(4, 1), (64, 1), (65, 3)])
-def test_each_is_multiplied_with_its_own(rows: int, n_batches: int) -> None:
-    xs, weights = [draw(2, rows + place, 48)[:, :rows] for place in range(3)], draw(3, 48, 32)
-    products = multiply_each([jnp.asarray(x) for x in xs], jnp.asarray(weights))
-    assert len(products) == 3
-    for product, x, own in zip(products, xs, weights, strict=True):
-        np.testing.assert_allclose(product, x @ own, atol=1e-4)
-    sizes = list_sizes(multiply_each, xs, weights)
-    assert len(sizes) == n_batches
 
 
 @pytest.mark.parametrize(("rows", "n_blocks"), [(128, 1), (256, 2), (1024, 8), (1152, 1), (200, 1)])

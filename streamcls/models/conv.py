@@ -11,7 +11,7 @@ from flax import nnx
 from streamcls.models.layers import State
 from streamcls.models.norms import NormKind, SubSpectralNorm, batch_norm_affine, build_norm
 from streamcls.models.sliding import Padding, Sliding
-from streamcls.products import multiply, multiply_each
+from streamcls.products import multiply
 
 _MOST_SHIFTS = 25
 """Taps up to which shifted products of one channel are faster: 5 x 5 is, 10 x 4 is not."""
@@ -105,12 +105,12 @@ class Conv(Sliding):
         for output in range(n_begun):
             terms[output].append(state[:, output])
         kernel = self.kernel[...].reshape(self.kernel_size[0], -1, self.out_channels)
-        # How far each place of the kernel lies behind its output; it meets every stride-th frame.
-        behind = [self.history_frames - i * self.dilation_frames for i in range(len(kernel))]
-        patches = [self._mel_patches(x[:, -frames % stride :: stride]) for frames in behind]
-        for frames, products in zip(behind, multiply_each(patches, kernel), strict=True):
+        # Each place of the kernel meets every stride-th frame, so far behind the output's last.
+        for place, weights in enumerate(kernel):
+            behind = self.history_frames - place * self.dilation_frames
+            products = multiply(self._mel_patches(x[:, -behind % stride :: stride]), weights)
             for index in range(n_out):
-                terms[index - (-frames // stride)].append(products[:, index])
+                terms[index - (-behind // stride)].append(products[:, index])
         # Output by output: XLA would write out what is padded along time to be added.
         sums = [sum(rest, start=first) for first, *rest in terms]
         complete, begun = jnp.stack(sums[:n_out], axis=1), jnp.stack(sums[n_out:], axis=1)
