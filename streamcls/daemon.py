@@ -12,6 +12,8 @@ the main thread only watches.
 import contextlib
 import gc
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -70,7 +72,8 @@ def run_daemon(
         reread: Reads the configuration again, for SIGHUP; None reads the model again only.
 
     Returns:
-        Exit status: 0 after a regular end, 1 when a source failed for good.
+        Exit status: 0 after a regular end, 1 when a source failed for good. While a reload still
+        compiles it ends the process with that status instead of returning.
 
     Raises:
         StreamclsError: Something named in the configuration cannot be used.
@@ -88,7 +91,13 @@ def run_daemon(
             notifier.stopping()
             summary = daemon.shutdown()
     report(summary, summary_path)
-    return 1 if summary.failed_streams else 0
+    status = 1 if summary.failed_streams else 0
+    if daemon.compiling:
+        # XLA cannot be stopped; coming back to an interpreter that ends it aborts the process.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+    return status
 
 
 class Daemon:
@@ -97,6 +106,9 @@ class Daemon:
     Args:
         config: Checked configuration.
         reread: Reads the configuration again, for `reload`; None reads the model again only.
+
+    Attributes:
+        compiling: A reload was under way at the end, and is left behind.
 
     Raises:
         CheckpointError: The model is unknown or damaged.
@@ -108,6 +120,7 @@ class Daemon:
     def __init__(self, config: Config, reread: Callable[[], Config] | None = None):
         self._config = config
         self._reread = reread
+        self.compiling = False
         self._reload_wanted = threading.Event()
         self._stopping = threading.Event()
         self._started_s = time.monotonic()
@@ -262,7 +275,8 @@ class Daemon:
 
     def shutdown(self) -> Summary:
         """End capture, then the engine, then the sockets; return the final figures."""
-        if not self._reloader.close(_RELOAD_GRACE_S):
+        self.compiling = not self._reloader.close(_RELOAD_GRACE_S)
+        if self.compiling:
             log.info("a reload is still compiling; it is given up")
         if self._ingest is not None:
             self._ingest.close()

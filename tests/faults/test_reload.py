@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from itertools import pairwise
@@ -240,3 +242,28 @@ def test_a_reload_during_shutdown_is_given_up(launcher: Launcher, models, site) 
         os.kill(daemon.process.pid, signal.SIGHUP)
         daemon.process.terminate()
         assert daemon.process.wait(60) == 0
+
+
+def test_a_compilation_that_is_left_behind_cannot_abort_the_end(
+    model, tmp_path: Path, long_noise: Path
+) -> None:
+    """XLA's thread, when it comes back while the interpreter ends, aborts the process."""
+    program = f"""
+import atexit, os, signal, sys, threading
+from streamcls.config import load_config
+from streamcls.daemon import run_daemon
+from streamcls.reload import Reloader
+atexit.register(os.abort)  # the interpreter's end
+Reloader.close = lambda *_: False
+threading.Timer(1, signal.raise_signal, [signal.SIGTERM]).start()
+layers = {{
+    "model": {str(model)!r}, "streams.mic.source": "file:{long_noise}", "inference.max_streams": 1,
+    "publish.endpoint": "ipc://{tmp_path}/pub", "publish.control": "ipc://{tmp_path}/control",
+}}
+sys.exit(run_daemon(load_config(None, layers, environ={{}})))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "windows with model" in done.stdout + done.stderr
