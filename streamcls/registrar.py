@@ -178,7 +178,8 @@ class Registrar:
             executor: For that model, warmed up; None: the present one goes on.
 
         Raises:
-            StreamclsError: It does not fit; nothing has changed.
+            StreamclsError: It does not fit, and nothing has changed; or the engine was too busy to
+                change over, and only what was to be removed is gone.
         """
         with self._lock:
             engine = self._engine
