@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
 
+from streamcls.engine.compilation import list_products
 from streamcls.products import MOST_INPUTS, multiply, multiply_blocks
 
 
@@ -15,18 +15,7 @@ def draw(*shape: int) -> np.ndarray:
 
 def list_sizes(function, *arguments) -> list[tuple[int, int, int]]:
     """Return rows, inputs and outputs of each product; those of a batch are all of one size."""
-
-    def look(program):
-        for equation in program.eqns:
-            if equation.primitive.name == "dot_general":
-                ((summed,), _), _ = equation.params["dimension_numbers"]
-                left = equation.invars[0].aval
-                *_, rows, outputs = equation.outvars[0].aval.shape
-                yield rows, left.shape[summed], outputs
-            for inner in jaxprs_in_params(equation.params):
-                yield from look(inner)
-
-    return list(look(jax.make_jaxpr(function)(*arguments).jaxpr))
+    return list(list_products(jax.make_jaxpr(function)(*arguments).jaxpr))
 
 
 @pytest.mark.parametrize("n_outputs", [12, 64, 128, 200])

@@ -107,12 +107,12 @@ def exhausts_compiler(program: Jaxpr) -> bool:
         and inputs <= _UNROLLED_INPUTS
         and rows * inputs > _UNROLLED_OPERATIONS
         and outputs % 16
-        for one in _list_products(program)
+        for one in list_products(program)
         for rows, inputs, outputs in (one, one[::-1])
     )
 
 
-def _list_products(program: Jaxpr) -> Iterator[tuple[int, int, int]]:
+def list_products(program: Jaxpr) -> Iterator[tuple[int, int, int]]:
     """Give the rows, inputs and outputs of all matrix products, those of a batch once."""
     for equation in program.eqns:
         if equation.primitive.name == "dot_general":
@@ -123,7 +123,7 @@ def _list_products(program: Jaxpr) -> Iterator[tuple[int, int, int]]:
             shared = n_inputs * math.prod(left.shape[axis] for axis in in_batch)
             yield left.size // shared, n_inputs, right.size // shared
         for inner in jaxprs_in_params(equation.params):
-            yield from _list_products(inner)
+            yield from list_products(inner)
 
 
 def check_address_space() -> None:

@@ -59,30 +59,6 @@ class AudioHttp:
         return f"http://127.0.0.1:{self.port}{path}"
 
 
-def whole(content: bytes) -> Handler:
-    """Serve a file with its length."""
-
-    def serve(request: http.server.BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
-        request.wfile.write(content)
-
-    return serve
-
-
-def cut(content: bytes, size: int) -> Handler:
-    """Announce a file with its length, and hang up after ``size`` bytes of it."""
-
-    def serve(request: http.server.BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
-        request.wfile.write(content[:size])
-
-    return serve
-
-
 def live(pieces: Callable[[], Iterator[bytes]]) -> Handler:
     """Serve pieces as they come, chunked, without a length."""
 

@@ -21,7 +21,8 @@ from streamcls.errors import SourceError
 from streamcls.ring import Ring
 from streamcls.types import Block, Health, HealthState
 from streamcls.units import NS_PER_S
-from tests.capture.audio_http import AudioHttp, AudioRtsp, cut, live, whole
+from tests.capture.audio_http import AudioHttp, AudioRtsp, live
+from tests.importers.file_server import cut, whole
 
 RATE_HZ = 16_000
 
