@@ -323,7 +323,9 @@ class _Layout:
 
     def pack(self, memory: Any) -> jax.Array:
         """Return ``[rows, width]`` of arrays ``[rows, ...]``."""
-        leaves = jax.tree.leaves(memory)
+        # Else the parts are ready all at once, and where more than eight kernels are, XLA hands
+        # half of them to another thread.
+        leaves = jax.tree.leaves(jax.lax.optimization_barrier(memory))
         return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
     def unpack(self, rows: jax.Array) -> Any:

@@ -34,6 +34,30 @@ print(len(os.listdir("/proc/self/task")) - tasks)
     assert nine - one >= 8
 
 
+def test_one_thread_computes_a_step() -> None:
+    """XLA (as of jax 0.12) hands kernels on where more than eight are ready at once."""
+    program = """
+import resource
+import numpy as np
+from streamcls.checkpoint import find_checkpoint, load_checkpoint
+from streamcls.engine import build_executor, choose_hop_samples, select_device
+select_device("cpu", threads=1)
+checkpoint = load_checkpoint(find_checkpoint("commands"))
+executor = build_executor(checkpoint, choose_hop_samples(checkpoint, 80), max_streams=4)
+executor.warm_up()
+def count_switches():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+for bucket in executor.buckets:
+    begun = count_switches()
+    for _ in range(200):
+        executor.step_tile(list(range(bucket)), [False] * bucket)
+    print(count_switches() - begun)
+"""
+    switches = subprocess.check_output([sys.executable, "-c", program]).split()
+    assert len(switches) == 2
+    assert max(map(int, switches)) < 100
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="there is an accelerator here")
 @pytest.mark.parametrize("kind", ["gpu", "tpu"])
 def test_a_device_that_is_not_there_is_refused_with_a_remedy(kind) -> None:
