@@ -33,15 +33,27 @@ def multiply(x: jax.Array, weights: jax.Array) -> jax.Array:
         x: ``[..., inputs]``; the rows are all axes but the last.
         weights: ``[inputs, outputs]``.
     """
-    n_rows, (n_inputs, n_outputs) = math.prod(x.shape[:-1]), weights.shape
+    return multiply_sets(x[None], weights[None])[0]
+
+
+def multiply_sets(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return ``x[i] @ weights[i]`` for all i, where the rows are few in parts as `multiply` does.
+
+    Args:
+        x: ``[sets, ..., inputs]``; the rows of a set are all axes between.
+        weights: ``[sets, inputs, outputs]``.
+    """
+    n_rows, (n_sets, n_inputs, n_outputs) = math.prod(x.shape[1:-1]), weights.shape
     fewest = -(-n_inputs // MOST_INPUTS)
     divisors = (n for n in range(fewest, _MOST_PARTS + 1) if n_inputs % n == 0)
     n_parts = next(divisors, 1) if n_rows <= most_rows(n_outputs) else 1
     if n_parts == 1:
-        return x @ weights
-    parts = x.reshape(n_rows, n_parts, -1)
-    products = jnp.einsum("rpi,pio->pro", parts, weights.reshape(n_parts, -1, n_outputs))
-    return products.sum(axis=0).reshape(*x.shape[:-1], n_outputs)
+        products = jnp.matmul(x.reshape(n_sets, n_rows, n_inputs), weights)
+    else:
+        parts = x.reshape(n_sets, n_rows, n_parts, -1)
+        weights = weights.reshape(n_sets, n_parts, -1, n_outputs)
+        products = jnp.einsum("srpi,spio->spro", parts, weights).sum(axis=1)
+    return products.reshape(*x.shape[:-1], n_outputs)
 
 
 def multiply_blocks(x: jax.Array, weights: NDArray[np.float32]) -> jax.Array:

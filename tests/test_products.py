@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from streamcls.engine.compilation import list_products
-from streamcls.products import MOST_INPUTS, multiply, multiply_blocks
+from streamcls.products import (
+    MOST_INPUTS,
+    multiply,
+    multiply_blocks,
+    multiply_sets,
+)
 
 
 def draw(*shape: int) -> np.ndarray:
@@ -35,6 +40,15 @@ def test_few_rows_are_multiplied_in_small_parts() -> None:
     for rows, outputs in ((33, 128), (129, 32), (2, 129)):
         (size,) = list_sizes(multiply, draw(rows, 192), draw(192, outputs))
         assert size == (rows, 192, outputs)
+
+
+@pytest.mark.parametrize("n_inputs", [16, 64, 192])
+def test_sets_are_multiplied_each_with_its_weights(n_inputs: int) -> None:
+    x, weights = draw(3, 2, 5, n_inputs), draw(3, n_inputs, 24)
+    expected = np.einsum("srci,sio->srco", x, weights)
+    np.testing.assert_allclose(
+        multiply_sets(jnp.asarray(x), jnp.asarray(weights)), expected, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(("rows", "n_blocks"), [(128, 1), (256, 2), (1024, 8), (1152, 1), (200, 1)])

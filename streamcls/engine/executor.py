@@ -76,7 +76,7 @@ class Executor(ABC):
     """Runs a classifier one hop at a time for up to ``max_streams`` streams.
 
     Args:
-        checkpoint: The model; it is folded for inference.
+        checkpoint: The model; it is made ready for inference.
         hop_samples: New audio per prediction, as from `choose_hop_samples`.
         max_streams: Number of slots.
         max_bucket: Streams per step at most; None leaves it to `list_buckets` and `tune`.
@@ -110,7 +110,7 @@ class Executor(ABC):
         self._front_end = checkpoint.front_end
         self._temperature = checkpoint.header.temperature
         self._single_label = checkpoint.header.task == "single-label"
-        checkpoint.model.fold()
+        self._prepare(checkpoint.model)
         # The keys of dropout are not wanted, but a call would pay for them as arguments.
         self._graph, self._keys, weights = nnx.split(checkpoint.model, nnx.RngState, ...)
         self._weights, self._unpack = _pack(weights)
@@ -119,6 +119,10 @@ class Executor(ABC):
         self._steps: dict[int, jax.stages.Compiled] = {}
         self._staging = _Staging(self.buckets, hop_samples)
         self.tile = self._staging.audio
+
+    @abstractmethod
+    def _prepare(self, model: Classifier) -> None:
+        """Make the model ready for inference."""
 
     @abstractmethod
     def _initial_memory(self, model: Classifier, rows: int) -> State:

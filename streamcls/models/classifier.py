@@ -120,3 +120,10 @@ class Classifier(nnx.Module):
         """Fold normalisation into the weights; the model then serves inference only."""
         self.eval()
         self.trunk.fold()
+
+    def prepare(self, hop_frames: int) -> None:
+        """Compute once what steps of so many frames need, after `fold`; windows stay possible.
+
+        What a step remembers may change: `initial_state` is to be called after this.
+        """
+        self.trunk.prepare(hop_frames)

@@ -56,6 +56,12 @@ class Chain(Layer):
         for layer in self.layers:
             layer.fold()
 
+    def prepare(self, n_frames: int) -> None:
+        """Prepare every layer for what the ones before it give."""
+        for layer in self.layers:
+            layer.prepare(n_frames)
+            n_frames //= layer.geometry.stride_frames
+
 
 class _Parallel(Layer):
     """Paths over the same input whose outputs end on the same frame.
@@ -115,6 +121,11 @@ class _Parallel(Layer):
         """Fold every path."""
         for path in self.paths:
             path.fold()
+
+    def prepare(self, n_frames: int) -> None:
+        """Prepare every path."""
+        for path in self.paths:
+            path.prepare(n_frames)
 
 
 class Residual(_Parallel):

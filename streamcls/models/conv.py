@@ -11,10 +11,13 @@ from flax import nnx
 from streamcls.models.layers import State
 from streamcls.models.norms import NormKind, SubSpectralNorm, batch_norm_affine, build_norm
 from streamcls.models.sliding import Padding, Sliding
+from streamcls.models.toom_cook import Array, FrameFilter
 from streamcls.products import multiply
 
 _MOST_SHIFTS = 25
 """Taps up to which shifted products of one channel are faster: 5 x 5 is, 10 x 4 is not."""
+_FEWEST_WEIGHTS = 64 * 64
+"""Of a temporal layer's tap: with fewer, sums cost one stream more than they save many."""
 
 
 class Conv(Sliding):
@@ -30,7 +33,9 @@ class Conv(Sliding):
     A step remembers frames (the direct form of a filter). Where mels lie side by side and each has
     several inputs, it remembers what they already add to outputs to come (the transposed form,
     Oppenheim and Schafer, "Discrete-Time Signal Processing", 3rd edition, section 6.5): the patches
-    then overlap along the mels only, and nothing is joined along time.
+    then overlap along the mels only, nothing is joined along time, and frames that come together
+    need fewer products (`toom_cook`). Once `prepare` knows how many come, wide temporal layers do
+    the same.
 
     Args:
         in_channels: Channels of the input.
@@ -79,6 +84,8 @@ class Conv(Sliding):
         # norm for bias, so both are declared as data whichever of them is empty.
         bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32)) if norm is None else None
         self.bias = nnx.data(bias)
+        self.filters: list[FrameFilter] = nnx.data([])
+        self._prepared_frames = 0
         self.norm = nnx.data(build_norm(norm, out_channels, self.n_mels_out, rngs))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -87,6 +94,16 @@ class Conv(Sliding):
         if any(map(any, padding)):
             x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
         return self._complete(self._convolve(x))
+
+    def prepare(self, n_frames: int) -> None:
+        """Compute what steps of so many frames multiply with."""
+        if not self._can_remember_sums:
+            return
+        filters = self._build_filters(np.asarray(self.kernel[...], np.float64), n_frames)
+        n_weights = self.kernel_size[1] * self.in_channels * self.out_channels
+        saves_products = any(one.block > 1 for one in filters)
+        if self.n_mels_out > 1 or (saves_products and n_weights >= _FEWEST_WEIGHTS):
+            self._prepared_frames, self.filters = n_frames, nnx.data(filters)
 
     def initial_state(self, batch: int) -> State:
         """Return zeros: frames, or begun sums ``[batch, sums, n_mels_out, out_channels]``."""
@@ -99,27 +116,45 @@ class Conv(Sliding):
         """Evaluate the next frames, a multiple of the stride."""
         if not self._remembers_sums:
             return super().step(x, state)
-        stride = self.strides[0]
-        n_out, n_begun = x.shape[1] // stride, state.shape[1]
+        n_frames, stride = x.shape[1], self.strides[0]
+        n_out, n_begun = n_frames // stride, state.shape[1]
         terms: list[list[jax.Array]] = [[] for _ in range(n_out + n_begun)]
         for output in range(n_begun):
             terms[output].append(state[:, output])
-        kernel = self.kernel[...].reshape(self.kernel_size[0], -1, self.out_channels)
-        # Each place of the kernel meets every stride-th frame, so far behind the output's last.
-        for place, weights in enumerate(kernel):
-            behind = self.history_frames - place * self.dilation_frames
-            products = multiply(self._mel_patches(x[:, -behind % stride :: stride]), weights)
-            for index in range(n_out):
-                terms[index - (-behind // stride)].append(products[:, index])
+        # What is padded XLA writes out; else it computes the layer before anew for each sum.
+        mel_pad = (0, 1) if self.n_mels_out > 1 and not any(self.mel_pad) else self.mel_pad
+        x = jnp.pad(x, ((0, 0), (0, 0), mel_pad, (0, 0)))
+        is_prepared = n_frames == self._prepared_frames
+        filters = self.filters if is_prepared else self._build_filters(self.kernel[...], n_frames)
+        for one in filters:
+            for output, term in one(x[:, one.phase :: stride], self._mel_patches):
+                terms[output].append(term)
         # Output by output: XLA would write out what is padded along time to be added.
         sums = [sum(rest, start=first) for first, *rest in terms]
         complete, begun = jnp.stack(sums[:n_out], axis=1), jnp.stack(sums[n_out:], axis=1)
         return self._complete(complete), begun
 
+    def _build_filters(self, kernel: Array, n_frames: int) -> list[FrameFilter]:
+        """Return what steps of so many frames multiply with: a filter for each phase of the stride.
+
+        Each place of the kernel meets every stride-th frame, so far behind the output's last.
+        """
+        stride = self.strides[0]
+        kernel = kernel.reshape(self.kernel_size[0], -1, self.out_channels)
+        taps: dict[int, list[tuple[int, Array]]] = {}
+        for place in reversed(range(self.kernel_size[0])):
+            behind = self.history_frames - place * self.dilation_frames
+            tap = (-(-behind // stride), kernel[place])
+            taps.setdefault(-behind % stride, []).append(tap)
+        return [FrameFilter(phase, some, n_frames // stride) for phase, some in taps.items()]
+
+    @property
+    def _can_remember_sums(self) -> bool:
+        return not self.depthwise and self.in_channels > 1 and self.history_frames > 0
+
     @property
     def _remembers_sums(self) -> bool:
-        is_planar = not self.depthwise and self.in_channels > 1 and self.n_mels_out > 1
-        return is_planar and self.history_frames > 0
+        return self._can_remember_sums and (self.n_mels_out > 1 or bool(self.filters))
 
     def _complete(self, y: jax.Array) -> jax.Array:
         if self.bias is not None:
@@ -163,8 +198,6 @@ class Conv(Sliding):
         return jnp.concatenate([inputs for _, _, inputs in self.taps(x)], axis=-1)
 
     def _mel_patches(self, x: jax.Array) -> jax.Array:
-        """Return ``[batch, frames, n_mels_out, mels * in_channels]`` of single frames."""
-        x = jnp.pad(x, ((0, 0), (0, 0), self.mel_pad, (0, 0)))
         return jnp.concatenate(list(self.mel_taps(x)), axis=-1)
 
     def _shifted_from_one(self, kernel: jax.Array, x: jax.Array) -> jax.Array:

@@ -63,6 +63,9 @@ class Layer(nnx.Module):
     def fold(self) -> None:
         """Replace training-time normalisation by equivalent weights (inference only)."""
 
+    def prepare(self, n_frames: int) -> None:
+        """Compute once what steps of so many frames need, after `fold`."""
+
 
 class MelNorm(Layer):
     """Batch norm per mel bin on the raw log-mel frames; adds the channel axis."""

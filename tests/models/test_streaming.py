@@ -36,21 +36,26 @@ def model(request) -> Classifier:
 
 
 def test_random_chunkings_equal_the_window(model: Classifier) -> None:
+    """Folded or not, and whether steps are those that the model was prepared for or not."""
     stride = model.geometry.stride_frames
-    generator = np.random.default_rng(3)
-    mel = generator.normal(-4, 3, (2, model.window_frames + 20 * stride, 40)).astype(np.float32)
     graph, weights = nnx.split(model)
     window = jax.jit(lambda weights, x: nnx.merge(graph, weights)(x))
-    step = jax.jit(lambda weights, x, state: nnx.merge(graph, weights).step(x, state))
+    served = nnx.merge(graph, weights, copy=True)
+    served.fold()
+    served.prepare(2 * stride)
+    served_graph, served_weights = nnx.split(served)
+    step = jax.jit(lambda weights, x, state: nnx.merge(served_graph, weights).step(x, state))
+    generator = np.random.default_rng(3)
+    mel = generator.normal(-4, 3, (2, model.window_frames + 20 * stride, 40)).astype(np.float32)
     compared = 0
     for _ in range(3):
-        state, end = model.initial_state(2), 0
+        state, end = served.initial_state(2), 0
         while end < mel.shape[1]:
             hop = min(stride * int(generator.integers(1, 4)), mel.shape[1] - end)
             hop -= hop % stride
             if hop == 0:
                 break
-            logits, state = step(weights, jnp.asarray(mel[:, end : end + hop]), state)
+            logits, state = step(served_weights, jnp.asarray(mel[:, end : end + hop]), state)
             end += hop
             if end >= model.window_frames:
                 expected = window(weights, jnp.asarray(mel[:, end - model.window_frames : end]))
@@ -107,6 +112,7 @@ def test_random_networks_stream_exactly(model: Classifier, hops: list[int]) -> N
         windows = jnp.concatenate([mel[:, end - window_frames : end] for end in ends])
         return jnp.concatenate(stepped), model(windows)
 
+    model.prepare(hops[1] * stride)
     graph, weights = nnx.split(model)
     stepped, windows = run(weights, jnp.asarray(mel))
     np.testing.assert_allclose(stepped, windows, atol=TOLERANCE)
@@ -132,6 +138,7 @@ def test_a_million_frames_do_not_drift() -> None:
     model = Classifier(trunk, GruHead(8, 3, 0.0, rngs), 8, 24)
     model.fold()
     hop_frames, n_hops = 50, 20_000
+    model.prepare(hop_frames)
     key = jax.random.key(0)
 
     def mel_of(hop):
