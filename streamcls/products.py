@@ -19,11 +19,30 @@ from numpy.typing import NDArray
 MOST_INPUTS = 128
 _MOST_PARTS = 8
 _MOST_BLOCKS = 8
+_UNROLLED_ROWS, _UNROLLED_INPUTS, _UNROLLED_OPERATIONS = 21, 17, 170
+_FEWEST_OUTPUTS = 32
 
 
 def most_rows(n_outputs: int) -> int:
     """Return how many rows a product of so many outputs may have to count as small."""
     return 128 if n_outputs <= 32 else 32 if n_outputs <= 128 else 0
+
+
+def is_unrolled(rows: int, inputs: int, outputs: int) -> bool:
+    """Tell whether LLVM does not come to its end with a product that XLA multiplies itself.
+
+    XLA goes by blocks of 11 rows and 9 inputs and 16, 8 or 4 outputs. Where there is but one whole
+    block each way and a rest, all becomes one piece of code, and from some 540 operations in a
+    piece LLVM 22 takes memory without end for vectors of 512 bits. Found with 20 rows, 16 inputs
+    and 20 outputs, which `bc_resnet_1` has; in 900 products of other sizes it came to its end.
+    """
+    return any(
+        rows <= _UNROLLED_ROWS
+        and inputs <= _UNROLLED_INPUTS
+        and rows * inputs > _UNROLLED_OPERATIONS
+        and outputs % 16
+        for rows, outputs in ((rows, outputs), (outputs, rows))
+    )
 
 
 def multiply(x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -44,6 +63,10 @@ def multiply_sets(x: jax.Array, weights: jax.Array) -> jax.Array:
         weights: ``[sets, inputs, outputs]``.
     """
     n_rows, (n_sets, n_inputs, n_outputs) = math.prod(x.shape[1:-1]), weights.shape
+    if is_unrolled(n_rows, n_inputs, n_outputs):
+        more = max(_FEWEST_OUTPUTS, -(-n_outputs // 16) * 16) - n_outputs
+        padded = jnp.pad(weights, ((0, 0), (0, 0), (0, more)))
+        return multiply_sets(x, padded)[..., :n_outputs]
     fewest = -(-n_inputs // MOST_INPUTS)
     divisors = (n for n in range(fewest, _MOST_PARTS + 1) if n_inputs % n == 0)
     n_parts = next(divisors, 1) if n_rows <= most_rows(n_outputs) else 1

@@ -8,6 +8,7 @@ import pytest
 from streamcls.engine.compilation import list_products
 from streamcls.products import (
     MOST_INPUTS,
+    is_unrolled,
     multiply,
     multiply_blocks,
     multiply_sets,
@@ -49,6 +50,17 @@ def test_sets_are_multiplied_each_with_its_weights(n_inputs: int) -> None:
     np.testing.assert_allclose(
         multiply_sets(jnp.asarray(x), jnp.asarray(weights)), expected, atol=1e-3
     )
+
+
+@pytest.mark.parametrize(("rows", "outputs"), [(20, 20), (16, 24), (11, 36), (24, 16), (40, 12)])
+def test_no_product_is_of_a_size_that_exhausts_the_compiler(rows: int, outputs: int) -> None:
+    assert is_unrolled(rows, 16, outputs)
+    x, weights = draw(rows, 16), draw(16, outputs)
+    np.testing.assert_allclose(
+        multiply(jnp.asarray(x), jnp.asarray(weights)), x @ weights, atol=1e-4
+    )
+    (size,) = list_sizes(multiply, x, weights)
+    assert not is_unrolled(*size)
 
 
 @pytest.mark.parametrize(("rows", "n_blocks"), [(128, 1), (256, 2), (1024, 8), (1152, 1), (200, 1)])

@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from streamcls.errors import ModelError
+from streamcls.products import is_unrolled
 
 ADDRESS_SPACE_MIB = 2048
 """Least address space to compile in: the default model takes 1.6 GiB of it (and 0.3 of memory)."""
@@ -24,7 +25,6 @@ _CPU_OPTIONS: dict[str, str | bool] = {
     "xla_cpu_prefer_vector_width": "512",
 }
 _UNSHARED: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
-_UNROLLED_ROWS, _UNROLLED_INPUTS, _UNROLLED_OPERATIONS = 21, 17, 170
 
 log = logging.getLogger(__name__)
 
@@ -96,20 +96,9 @@ def _refusal(options: dict[str, str | bool]) -> str:
 def exhausts_compiler(program: Jaxpr) -> bool:
     """Tell whether a program must not be compiled with ``share_products=False``.
 
-    XLA's own products go by blocks of 11 rows and 9 inputs and 16, 8 or 4 outputs. Where there is
-    but one whole block each way and a rest, all becomes one piece of code, and from some 540
-    operations in a piece LLVM 22 takes memory without end for vectors of 512 bits. Found with 20
-    rows, 16 inputs and 20 outputs, which `bc_resnet_1` has; in 900 products of other sizes it came
-    to its end.
+    `products.multiply` avoids the products that XLA unrolls; others may not.
     """
-    return any(
-        rows <= _UNROLLED_ROWS
-        and inputs <= _UNROLLED_INPUTS
-        and rows * inputs > _UNROLLED_OPERATIONS
-        and outputs % 16
-        for one in list_products(program)
-        for rows, inputs, outputs in (one, one[::-1])
-    )
+    return any(is_unrolled(*size) for size in list_products(program))
 
 
 def list_products(program: Jaxpr) -> Iterator[tuple[int, int, int]]:
