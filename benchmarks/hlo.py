@@ -101,6 +101,11 @@ class Program:
             return 0
         return 4 * (kernel.size + sum(self.kernels[one].size for one in kernel.operands))
 
+    def count_weight_bytes(self) -> int:
+        """Return how large the weights are that the step reads (its argument of that name)."""
+        of_weights = (one for one in self.kernels.values() if one.name.startswith("weights_"))
+        return 4 * sum(one.size for one in of_weights if one.code == "parameter")
+
     def _count(self, one: Instruction, among: dict[str, Instruction]) -> float:
         if one.code == "fusion":
             inside = self._computations[one.setting(r"calls=%([^\s,]+)")]

@@ -241,7 +241,7 @@ def main() -> None:
         hop_samples = choose_hop_samples(checkpoint, arguments.hop_ms)
         executor = build_executor(checkpoint, hop_samples, max_streams=64)
         executor.warm_up()
-        n_bytes = sum(one.nbytes for one in executor._weights)
+        n_bytes = Program(executor.compiled(1).as_text() or "").count_weight_bytes()
         limits = Limits(peak, measure_reading(n_bytes))
         print(f"\n{model}: {n_bytes / 1e6:.2f} MB of weights, ", end="")
         print(f"read at {limits.bytes_per_s / 1e9:.0f} GB/s\n")

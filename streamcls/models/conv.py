@@ -1,5 +1,6 @@
 """Convolution with its normalisation and activation."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -117,20 +118,19 @@ class Conv(Sliding):
         if not self._remembers_sums:
             return super().step(x, state)
         n_frames, stride = x.shape[1], self.strides[0]
-        n_out, n_begun = n_frames // stride, state.shape[1]
-        terms: list[list[jax.Array]] = [[] for _ in range(n_out + n_begun)]
-        for output in range(n_begun):
-            terms[output].append(state[:, output])
+        n_out = n_frames // stride
+        terms = [[begun] for begun in jnp.unstack(state, axis=1)] + [[] for _ in range(n_out)]
         # What is padded XLA writes out; else it computes the layer before anew for each sum.
         mel_pad = (0, 1) if self.n_mels_out > 1 and not any(self.mel_pad) else self.mel_pad
         x = jnp.pad(x, ((0, 0), (0, 0), mel_pad, (0, 0)))
         is_prepared = n_frames == self._prepared_frames
         filters = self.filters if is_prepared else self._build_filters(self.kernel[...], n_frames)
         for one in filters:
-            for output, term in one(x[:, one.phase :: stride], self._mel_patches):
+            frames = jax.lax.slice_in_dim(x, one.phase, None, stride, axis=1)
+            for output, term in one(frames, self._mel_patches):
                 terms[output].append(term)
         # Output by output: XLA would write out what is padded along time to be added.
-        sums = [sum(rest, start=first) for first, *rest in terms]
+        sums = [functools.reduce(jax.lax.add, some) for some in terms]
         complete, begun = jnp.stack(sums[:n_out], axis=1), jnp.stack(sums[n_out:], axis=1)
         return self._complete(complete), begun
 

@@ -12,8 +12,8 @@ integers", 1963; Lavin and Gray, "Fast algorithms for convolutional neural netwo
 and improving the accuracy of Winograd convolution", arXiv 1803.10986 (the choice of points).
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,6 @@ from streamcls.products import multiply, multiply_sets
 
 Array = jax.Array | NDArray[np.float64]
 Factors = NDArray[np.floating]
-_Term = TypeVar("_Term", bound=Array)
 
 _POINTS = (0.0, np.inf, 1.0, -1.0, 0.5, -2.0)
 """With all of them the error is five times that of plain sums; with more it grows fast."""
@@ -46,18 +45,17 @@ class FrameFilter(nnx.Module):
     """
 
     def __init__(self, phase: int, taps: Sequence[tuple[int, Array]], n_frames: int):
-        delays, weights = [delay for delay, _ in taps], [tap for _, tap in taps]
+        delays = [delay for delay, _ in taps]
         are_consecutive = delays == list(range(delays[0], delays[0] + len(taps)))
         self.phase = phase
         self.block = choose_block(n_frames, len(taps)) if are_consecutive else 1
+        weights = _stack([tap for _, tap in taps])
         if self.block > 1:
             n_sums = self.block + len(taps) - 1
             delays = range(delays[0], delays[0] + n_sums)
-            weights = list(_weighted_sums(_values_at(n_sums, len(taps)), weights))
+            weights = _evaluate(weights, n_sums)
         self._delays = tuple(delays)
-        # Op by op JAX would compile what is known already for every shape.
-        xp = np if isinstance(weights[0], np.ndarray) else jnp
-        self.weights = nnx.Param(xp.stack(weights).astype(np.float32))
+        self.weights = nnx.Param(weights.astype(np.float32))
 
     def __call__(
         self, x: jax.Array, to_patches: Callable[[jax.Array], jax.Array]
@@ -73,9 +71,8 @@ class FrameFilter(nnx.Module):
             return
         patches = to_patches(x)
         for delay, tap in zip(self._delays, self.weights[...], strict=True):
-            products = multiply(patches, tap)
-            for index in range(x.shape[1]):
-                yield index + delay, products[:, index]
+            products = jnp.unstack(multiply(patches, tap), axis=1)
+            yield from enumerate(products, start=delay)
 
     def _multiply_values(
         self, x: jax.Array, to_patches: Callable[[jax.Array], jax.Array]
@@ -84,14 +81,15 @@ class FrameFilter(nnx.Module):
         n_sums, n_blocks = len(self._delays), n_frames // self.block
         # Flat: XLA adds up frames in one piece twice as fast as mel by mel.
         frames = [
-            x[:, place :: self.block].reshape(batch, n_blocks, -1) for place in range(self.block)
+            jax.lax.slice_in_dim(x, place, None, self.block, axis=1).reshape(batch, n_blocks, -1)
+            for place in range(self.block)
         ]
         values = jnp.stack(list(_weighted_sums(_values_at(n_sums, self.block), frames)))
         patches = to_patches(values.reshape(n_sums, batch, n_blocks, *spectrum))
         products = multiply_sets(patches, self.weights[...])
         to_sums = np.linalg.inv(_values_at(n_sums, n_sums))
-        for index in range(n_blocks):
-            sums = _weighted_sums(to_sums, list(products[:, :, index]))
+        for index, of_block in enumerate(jnp.unstack(products, axis=2)):
+            sums = _weighted_sums(to_sums, jnp.unstack(of_block))
             for delay, one in zip(self._delays, sums, strict=True):
                 yield index * self.block + delay, one
 
@@ -119,12 +117,29 @@ def _values_at(n_points: int, n_coefficients: int) -> Factors:
     return np.stack([highest if np.isinf(point) else point**powers for point in points])
 
 
-def _weighted_sums(factors: Factors, arrays: Sequence[_Term]) -> Iterator[_Term]:
-    """Give the sum of all arrays for each row of ``factors``, without what is multiplied by 0."""
+def _stack(taps: Sequence[Array]) -> Array:
+    """Stack in NumPy what is known: op by op JAX would compile every shape at start-up."""
+    known = [tap for tap in taps if isinstance(tap, np.ndarray)]
+    return np.stack(known) if known else jnp.stack(taps)
+
+
+def _evaluate(taps: Array, n_points: int) -> Array:
+    """Take ``[taps, inputs, outputs]`` to their values ``[n_points, inputs, outputs]``."""
+    values, how = _values_at(n_points, len(taps)), "pt,tio->pio"
+    if isinstance(taps, np.ndarray):
+        return np.einsum(how, values, taps)
+    return jnp.einsum(how, values, taps, precision=jax.lax.Precision.HIGHEST)
+
+
+def _weighted_sums(factors: Factors, arrays: Sequence[jax.Array]) -> Iterator[jax.Array]:
+    """Give the sum of all arrays for each row of ``factors``, without what is multiplied by 0.
+
+    With operations of lax: each of jnp's is a program of its own, which takes time to be traced.
+    """
     for row in factors.tolist():
-        first, *rest = (
-            one if factor == 1 else factor * one
+        terms = [
+            one if factor == 1 else jax.lax.mul(one, np.float32(factor))
             for factor, one in zip(row, arrays, strict=True)
             if factor
-        )
-        yield sum(rest, start=first)
+        ]
+        yield functools.reduce(jax.lax.add, terms)
