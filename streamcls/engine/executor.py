@@ -174,7 +174,9 @@ class Executor(ABC):
 
         def compile_bucket(bucket: int) -> jax.stages.Compiled:
             rows = jax.ShapeDtypeStruct((bucket, self.hop_samples + 1), jnp.float32)
-            traced = step.trace(self._weights, self._state, rows)
+            # Else accelerators round what is multiplied: to 10 bits (TF32) or 7 (bfloat16).
+            with jax.default_matmul_precision("highest"):
+                traced = step.trace(self._weights, self._state, rows)
             share = self._shares_products or exhausts_compiler(traced.jaxpr.jaxpr)
             return traced.lower().compile(compiler_options(share))
 

@@ -179,6 +179,16 @@ def test_no_step_copies_the_state_of_all_streams(served: tuple[Executor, Evaluat
         assert not re.search(rf"{whole} copy\(", program)
 
 
+def test_products_are_of_whole_float32_on_any_device(served: tuple[Executor, Evaluate]) -> None:
+    """A CPU knows nothing else; accelerators round to 10 or 7 bits where they are not told."""
+    executor, _ = served
+    for bucket in executor.buckets:
+        lines = (executor.compiled(bucket).as_text() or "").splitlines()
+        products = [line for line in lines if " dot(" in line or " convolution(" in line]
+        assert len(products) > 3
+        assert all("operand_precision={highest,highest}" in line for line in products)
+
+
 def test_profiles_can_tell_the_parts_of_a_step(served: tuple[Executor, Evaluate]) -> None:
     executor, _ = served
     program = executor.compiled(executor.buckets[-1]).as_text() or ""
