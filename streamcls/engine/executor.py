@@ -120,9 +120,9 @@ class Executor(ABC):
         self._staging = _Staging(self.buckets, hop_samples)
         self.tile = self._staging.audio
 
-    @abstractmethod
     def _prepare(self, model: Classifier) -> None:
         """Make the model ready for inference."""
+        model.fold()
 
     @abstractmethod
     def _initial_memory(self, model: Classifier, rows: int) -> State:

@@ -16,7 +16,7 @@ class IncrementalExecutor(Executor):
     _shares_products = False
 
     def _prepare(self, model: Classifier) -> None:
-        model.fold()
+        super()._prepare(model)
         model.prepare(self.hop_samples // self._front_end.hop_samples)
 
     def _initial_memory(self, model: Classifier, rows: int) -> State:

@@ -17,9 +17,6 @@ class WindowedExecutor(Executor):
 
     _shares_products = True
 
-    def _prepare(self, model: Classifier) -> None:
-        model.fold()
-
     def _initial_memory(self, model: Classifier, rows: int) -> State:
         return jnp.zeros((rows, model.window_frames, self._front_end.n_mels), jnp.float32)
 

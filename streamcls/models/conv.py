@@ -101,9 +101,7 @@ class Conv(Sliding):
         if not self._can_remember_sums:
             return
         filters = self._build_filters(np.asarray(self.kernel[...], np.float64), n_frames)
-        n_weights = self.kernel_size[1] * self.in_channels * self.out_channels
-        saves_products = any(one.block > 1 for one in filters)
-        if self.n_mels_out > 1 or (saves_products and n_weights >= _FEWEST_WEIGHTS):
+        if self.n_mels_out > 1 or any(one.block > 1 for one in filters):
             self._prepared_frames, self.filters = n_frames, nnx.data(filters)
 
     def initial_state(self, batch: int) -> State:
@@ -150,7 +148,10 @@ class Conv(Sliding):
 
     @property
     def _can_remember_sums(self) -> bool:
-        return not self.depthwise and self.in_channels > 1 and self.history_frames > 0
+        if self.depthwise or self.in_channels == 1 or self.history_frames <= 0:
+            return False
+        n_weights = self.kernel_size[1] * self.in_channels * self.out_channels
+        return self.n_mels_out > 1 or n_weights >= _FEWEST_WEIGHTS
 
     @property
     def _remembers_sums(self) -> bool:

@@ -38,7 +38,6 @@ def test_one_thread_computes_a_step() -> None:
     """XLA (as of jax 0.12) hands kernels on where more than eight are ready at once."""
     program = """
 import resource
-import numpy as np
 from streamcls.checkpoint import find_checkpoint, load_checkpoint
 from streamcls.engine import build_executor, choose_hop_samples, select_device
 select_device("cpu", threads=1)

@@ -36,7 +36,7 @@ def model(request) -> Classifier:
 
 
 def test_random_chunkings_equal_the_window(model: Classifier) -> None:
-    """Folded or not, and whether steps are those that the model was prepared for or not."""
+    """The steps are folded, the window is not; only some are those prepared for."""
     stride = model.geometry.stride_frames
     graph, weights = nnx.split(model)
     window = jax.jit(lambda weights, x: nnx.merge(graph, weights)(x))
