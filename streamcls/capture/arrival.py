@@ -14,15 +14,17 @@ class ArrivalClock:
     """Times of a stream's frames from the arrival of the blocks they came in.
 
     A block cannot arrive before its last frame was taken, but any time later. So the earliest
-    arrival of the last `WINDOW_S`, relative to the frame count, is the best guess at the truth:
+    arrival of the last seconds, relative to the frame count, is the best guess at the truth:
     jitter and stalls that are caught up do not move it, a lasting pause does.
 
     Args:
         sample_rate_hz: Rate of the frames.
+        window_s: So many of the last seconds.
     """
 
-    def __init__(self, sample_rate_hz: int) -> None:
+    def __init__(self, sample_rate_hz: int, window_s: float = WINDOW_S) -> None:
         self.sample_rate_hz = sample_rate_hz
+        self.window_ns = round(window_s * NS_PER_S)
         # (arrival, guess at the time of frame 0), guesses ascending: the first one is the least.
         self._guesses: deque[tuple[int, int]] = deque()
 
@@ -32,7 +34,7 @@ class ArrivalClock:
         while self._guesses and self._guesses[-1][1] >= guess_ns:
             self._guesses.pop()
         self._guesses.append((arrived_ns, guess_ns))
-        while arrived_ns - self._guesses[0][0] > WINDOW_S * NS_PER_S:
+        while arrived_ns - self._guesses[0][0] > self.window_ns:
             self._guesses.popleft()
 
     def time_ns(self, frame: int) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from streamcls.capture.arrival import ArrivalClock
+from streamcls.capture.arrival import WINDOW_S, ArrivalClock
 from streamcls.capture.source import READ_WAIT_S, EndOfStream, SourceLost
 from streamcls.capture.url import hide_credentials
 from streamcls.errors import SourceError
@@ -32,6 +32,8 @@ OPEN_TIMEOUT_S = 5.0
 """Until FFmpeg knows what it has; a feeder that is to stop waits at most so long."""
 READ_TIMEOUT_S = 5.0
 """Nothing arrives for so long: the connection is dead."""
+SEGMENT_TIMEOUT_S = 30.0
+"""A live playlist brings its audio in segments, of up to 10 s as a rule, and nothing in between."""
 SETTLING_S = 0.3
 """Servers begin with a burst of older audio; its length is taken from the first times."""
 BUFFER_S = 10.0
@@ -55,6 +57,9 @@ OPTIONS_BY_SCHEME = {
     "rtsp": {"rtsp_transport": "tcp", "allowed_media_types": "audio"},
     "rtsps": {"rtsp_transport": "tcp", "allowed_media_types": "audio"},
 }
+PLAYLISTS = frozenset({"hls", "dash"})
+"""FFmpeg's names of formats whose size says nothing of the audio; a live one has no duration."""
+FROM_NEWEST_SEGMENT = {"live_start_index": "-1"}
 INSTALL_HINT = (
     "PyAV is not installed, so no audio can be taken from the network; install it with "
     "`pip install streamcls[network]`"
@@ -78,10 +83,10 @@ def load_av() -> ModuleType:
 class NetworkSource:
     """Blocks of an address, as FFmpeg decodes them.
 
-    A resource whose length the server tells is a recording: it is read as fast as it is taken,
-    its first frame has the time of opening and its end is the end. If it was cut short, the next
-    opening goes on where it was. Everything else is live: its times follow from the arrivals, and
-    its end is a loss.
+    A resource whose length the server tells, or a playlist that names its end, is a recording: it
+    is read as fast as it is taken, its first frame has the time of opening and its end is the end.
+    If it was cut short, the next opening goes on where it was. Everything else is live: its times
+    follow from the arrivals, and its end is a loss.
 
     Args:
         url: With one of the schemes of `NETWORK_SCHEMES`.
@@ -184,6 +189,7 @@ class _Reader:
         self._began_ns = 0
         self._skipped = 0  # frames that were heard before
         self._last_data_s = 0.0
+        self._longest_silence_s = READ_TIMEOUT_S
 
     def start(self) -> None:
         self._last_data_s = time.monotonic()
@@ -210,7 +216,7 @@ class _Reader:
             if self.failure is not None:
                 raise self.failure
         silent_s = time.monotonic() - self._last_data_s
-        if silent_s > READ_TIMEOUT_S + 1.0:
+        if silent_s > self._longest_silence_s + 1.0:
             raise SourceLost(f"{self._shown}: no audio for {silent_s:.1f} s")
         return None
 
@@ -220,7 +226,7 @@ class _Reader:
             failure: Exception = self._end()
         except (SourceError, EndOfStream) as error:
             failure = error
-        except self._av.error.ExitError:
+        except (self._av.error.ExitError, self._av.error.TimeoutError):
             failure = SourceLost(f"{self._shown}: no answer within {READ_TIMEOUT_S:g} s")
         except self._av.error.InvalidDataError:
             failure = SourceLost(f"{self._shown}: what the server sends is no audio FFmpeg knows")
@@ -242,10 +248,16 @@ class _Reader:
 
     def _read(self) -> None:
         scheme = self._url.partition(":")[0].lower()
+        options = OPTIONS | OPTIONS_BY_SCHEME.get(scheme, {})
+        read_timeout_s = READ_TIMEOUT_S
+        if scheme in ("http", "https"):
+            # What waits for the next segment is not stuck in a connection.
+            options |= FROM_NEWEST_SEGMENT | {"rw_timeout": str(round(READ_TIMEOUT_S * 1e6))}
+            read_timeout_s = SEGMENT_TIMEOUT_S
         with self._av.open(
             self._url,
-            timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
-            container_options=OPTIONS | OPTIONS_BY_SCHEME.get(scheme, {}),
+            timeout=(OPEN_TIMEOUT_S, read_timeout_s),
+            container_options=options,
             metadata_errors="replace",
         ) as container:
             if not container.streams.audio:
@@ -254,7 +266,11 @@ class _Reader:
             self.sample_rate_hz, self.channels = stream.rate, stream.codec_context.channels
             if not self.sample_rate_hz or not self.channels:
                 raise SourceLost(f"{self._shown}: does not tell its rate and channels")
-            self.is_recording = not self.is_pushed and container.size > 0
+            in_segments = container.format.name in PLAYLISTS
+            has_end = container.duration is not None if in_segments else container.size > 0
+            self.is_recording = has_end and not self.is_pushed
+            if in_segments and not self.is_recording:
+                self._longest_silence_s = SEGMENT_TIMEOUT_S
             self._began_ns = time.monotonic_ns()
             self._find_place(container)
             self.knows_format = True
@@ -263,7 +279,6 @@ class _Reader:
 
     def _find_place(self, container: Any) -> None:
         """Find out whether this is the recording that was cut short, and where to go on."""
-        # A playlist of a live stream has a size, but no duration.
         what = (container.size, self.sample_rate_hz, self.channels)
         if not self.is_recording or container.duration is None:
             self.heard = None
@@ -273,8 +288,9 @@ class _Reader:
             self._began_ns, self._skipped = self.heard.began_ns, self.heard.frames
 
     def _decode(self, container: Any, stream: Any) -> None:
-        clock = ArrivalClock(self.sample_rate_hz)
+        clock = ArrivalClock(self.sample_rate_hz, max(WINDOW_S, self._longest_silence_s))
         settled_s = time.monotonic() + (0.0 if self.is_recording else SETTLING_S)
+        full_frames = max(BUFFER_S / 2, self._longest_silence_s) * self.sample_rate_hz
         pieces: list[tuple[int, int, np.ndarray]] = []
         try:
             for packet in container.demux(stream):
@@ -285,8 +301,7 @@ class _Reader:
                 pieces += self._decode_packet(packet)
                 clock.observe(self._frames, arrived_ns)
                 burst_frames = self._frames - pieces[0][0] if pieces else 0
-                full = burst_frames > BUFFER_S * self.sample_rate_hz / 2
-                if time.monotonic() >= settled_s or full:
+                if time.monotonic() >= settled_s or burst_frames > full_frames:
                     self._hand_over(pieces, clock)
         finally:
             self._hand_over(pieces, clock)

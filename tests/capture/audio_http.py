@@ -8,9 +8,14 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
+
+from tests.importers.file_server import whole
 
 Handler = Callable[[http.server.BaseHTTPRequestHandler], None]
 
@@ -71,6 +76,54 @@ def live(pieces: Callable[[], Iterator[bytes]]) -> Handler:
         request.wfile.write(b"0\r\n\r\n")
 
     return serve
+
+
+class Playlist:
+    """A sound in segments, told by an HLS playlist (RFC 8216) that goes on as time does.
+
+    Args:
+        samples: ``[samples]`` float32.
+        sample_rate_hz: Its rate.
+        folder: Empty; takes the segments of a second.
+        n_told: Of the segments, in the playlist at once.
+
+    Attributes:
+        pages: For `AudioHttp`; the playlist is ``/live.m3u8``.
+        ended: It says that nothing will follow.
+    """
+
+    def __init__(
+        self, samples: np.ndarray, sample_rate_hz: int, folder: Path, n_told: int = 3
+    ) -> None:
+        options = {"hls_time": "1", "hls_list_size": "0"}
+        with av.open(str(folder / "all.m3u8"), "w", format="hls", options=options) as container:
+            stream = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
+            frame = av.AudioFrame.from_ndarray(samples[None, :], format="flt", layout="mono")
+            frame.rate, frame.pts = sample_rate_hz, 0
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        lines = (folder / "all.m3u8").read_text().splitlines()
+        self._segments = [pair for pair in pairwise(lines) if pair[0].startswith("#EXTINF")]
+        self._n_told = n_told
+        self.ended = False
+        self.pages: dict[str, Handler] = {
+            f"/{name}": whole((folder / name).read_bytes()) for _, name in self._segments
+        }
+        self.pages["/live.m3u8"] = self._tell
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew: the first segments exist, and each second there is one more."""
+        self._began_s = time.monotonic()
+
+    def _tell(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        passed = int(time.monotonic() - self._began_s)
+        first = min(passed, len(self._segments) - self._n_told)
+        told = self._segments[first : first + self._n_told]
+        head = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}\n"
+        tail = "#EXT-X-ENDLIST\n" if self.ended else ""
+        text = head + "".join(f"{length}\n{name}\n" for length, name in told) + tail
+        whole(text.encode())(request)
 
 
 class AudioRtsp:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from streamcls.errors import SourceError
 from streamcls.ring import Ring
 from streamcls.types import Block, Health, HealthState
 from streamcls.units import NS_PER_S
-from tests.capture.audio_http import AudioHttp, AudioRtsp, live
+from tests.capture.audio_http import AudioHttp, AudioRtsp, Playlist, live
 from tests.importers.file_server import cut, whole
 
 RATE_HZ = 16_000
@@ -114,6 +115,49 @@ def test_a_live_stream_is_heard_from_its_burst_to_its_end_with_times_of_the_pres
     assert ended_ns - 1.5 * NS_PER_S < end_ns <= ended_ns
     times_ns = [block.t_first_ns for block in blocks]
     assert times_ns == sorted(times_ns)
+
+
+class Judged(list[Block]):
+    """Blocks, and how far in the future each ended when it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leads_ns: list[int] = []
+
+    def append(self, block: Block) -> None:
+        super().append(block)
+        end_ns = block.t_first_ns + len(block.samples) * NS_PER_S // RATE_HZ
+        self.leads_ns.append(end_ns - time.monotonic_ns())
+
+
+def test_a_live_playlist_is_followed_with_times_of_the_present_and_its_end_is_a_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "READ_TIMEOUT_S", 0.8)  # segments are further apart
+    monkeypatch.setattr(network, "SEGMENT_TIMEOUT_S", 3.0)
+    playlist = Playlist(noise(5)[:, 0] / np.float32(32768), RATE_HZ, tmp_path)
+    blocks = Judged()
+    with AudioHttp(playlist.pages) as server:
+        source = NetworkSource(server.url("/live.m3u8"))
+        with pytest.raises(SourceLost):
+            read_all(source, blocks)
+    assert (source.live, source.finite) == (False, False)
+    assert min(blocks.leads_ns) > -3.0 * NS_PER_S
+    assert max(blocks.leads_ns) <= 0
+    # From the newest segment at the beginning on, the third.
+    assert 2.8 * RATE_HZ < sum(len(block.samples) for block in blocks) < 3.2 * RATE_HZ
+
+
+def test_a_playlist_that_names_its_end_is_a_recording(tmp_path: Path) -> None:
+    playlist = Playlist(noise(4)[:, 0] / np.float32(32768), RATE_HZ, tmp_path, n_told=4)
+    playlist.ended = True
+    blocks: list[Block] = []
+    with AudioHttp(playlist.pages) as server:
+        source = NetworkSource(server.url("/live.m3u8"))
+        with pytest.raises(EndOfStream):
+            read_all(source, blocks)
+    assert (source.live, source.finite) == (False, True)
+    assert sum(len(block.samples) for block in blocks) >= 4 * RATE_HZ
 
 
 def test_rtsp_is_played_and_lost_packets_are_holes() -> None:
