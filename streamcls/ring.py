@@ -150,7 +150,7 @@ class Ring:
             t_first_ns: Time of ``samples[0]`` by the source's clock.
             has_nonfinite: Some of them replace NaN or infinite ones.
         """
-        if samples.size == 0:
+        if samples.size == 0 or self._closed:  # closed over a driver that hung until now
             return
         if not self._clock.observe(self.index_end, t_first_ns):
             # The source paused or its clock was set: times start afresh, and because times must
@@ -318,6 +318,10 @@ class Ring:
         """Read no more, for good: no writer waits for space any longer."""
         self._abandoned = True
         self._space.set()
+
+    def release(self) -> None:
+        """Give the memory back: everything was read to the end; the books remain."""
+        self._samples = memoryview(b"")
 
     def rewind(self, hop_samples: int, n_hops: int) -> int:
         """Go back, so that the newest audio that was read is read again, and no longer `read`.

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,25 @@ def test_nothing_that_an_added_stream_says_at_once_is_lost(
     site.wait_for_the_end()
     assert site.engine.windows > 0
     assert site.queued("prediction/a/") == site.engine.windows
+
+
+def test_streams_that_have_ended_hold_no_audio(site: Site, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * RATE_HZ)
+    soundfile.write(tmp_path / "noise.wav", noise, RATE_HZ)
+    tracemalloc.start()
+    try:
+        for name in ("first", "second", "third", "fourth"):
+            site.registrar.build(
+                name, StreamConfig(source=f"file:{tmp_path}/noise.wav", pace="fast")
+            )
+            site.wait_for_the_end()
+        by_ring = tracemalloc.Filter(True, "*/streamcls/ring.py")
+        held = tracemalloc.take_snapshot().filter_traces([by_ring])
+    finally:
+        tracemalloc.stop()
+    rings = [stream.ring for stream in site.roster.streams.values()]
+    assert sum(each.size for each in held.traces) < rings[0].capacity_samples
+    assert {ring.read for ring in rings} == {3 * RATE_HZ}
 
 
 def test_indices_go_on_at_the_moment_of_the_change_to_another_rate(

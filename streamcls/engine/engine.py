@@ -297,6 +297,7 @@ class Engine:
         if 0 < stream.tracker.hops < stream.tracker.hops_per_window:
             self._pad_to_window(stream)
         self.remove_stream(stream.name)
+        stream.ring.release()  # the stream may stay on the roster for as long as the daemon runs
         self._on_end(stream.name)
 
     def _pad_to_window(self, stream: _Stream) -> None:
