@@ -134,18 +134,18 @@ class Registrar:
         """
         with self._lock:
             stream = self._roster.find(name)
-            health = self._remove(name, stream, "removed by request")
+            self._between_ticks(lambda: self._forget(name))
+            health = self._bury(name, stream, "removed by request")
             return {**dataclasses.asdict(health), **stream.ledger()}
 
-    def _remove(self, name: str, stream: Stream, reason: str) -> Health:
-        engine = self._engine
+    def _forget(self, name: str) -> None:
+        """Hear nothing of a stream any more; between two ticks."""
+        if self._engine is not None:
+            self._engine.remove_stream(name)
+        self._roster.drop(name)
 
-        def forget() -> None:
-            if engine is not None:
-                engine.remove_stream(name)
-            self._roster.drop(name)
-
-        self._between_ticks(forget)
+    def _bury(self, name: str, stream: Stream, reason: str) -> Health:
+        """End what is left of a stream that is forgotten, and return its last state."""
         if self._ingest is not None and isinstance(stream.source, RemoteSource):
             self._ingest.remove(stream.feeder)
         self._stop_feeder(name, stream)
@@ -178,23 +178,21 @@ class Registrar:
             executor: For that model, warmed up; None: the present one goes on.
 
         Raises:
-            StreamclsError: It does not fit, and nothing has changed; or the engine was too busy to
-                change over, and only what was to be removed is gone.
+            StreamclsError: It does not fit, or the engine was too busy to change over; nothing has
+                changed.
         """
         with self._lock:
             engine = self._engine
             if engine is None:
                 raise ReloadError("the daemon is still starting; ask again when it is ready")
             change = self._plan(config, model)
-            for name in change.removed:
-                self._remove(
-                    name, self._roster.streams[name], "changed or removed in the configuration"
-                )
-
+            removed = {name: self._roster.streams[name] for name in change.removed}
             rings = self._succeed_rings(change.moved, config, model)
             self._move_feeders(rings)
 
             def switch() -> None:
+                for name in removed:
+                    self._forget(name)
                 if executor is not None:
                     engine.swap(executor, rings)
                     for name, ring in rings.items():
@@ -214,13 +212,15 @@ class Registrar:
                     stream.feeder.move_to(stream.ring)
                     ring.abandon()
                 raise
+            for name, stream in removed.items():
+                self._bury(name, stream, "changed or removed in the configuration")
             for name, stream in change.added.items():
                 self._add(name, stream, engine)
 
     def _succeed_rings(
         self, names: list[str], config: Config, model: ServedModel
     ) -> dict[str, Ring]:
-        # Only now: indices go on from this moment, and removing the others has taken its time.
+        # Only now: indices go on from this moment.
         capacity, kept = size_ring(config, model)
         present = {name: self._roster.streams[name].ring for name in names}
         return {n: ring.succeed(capacity, model.rate_hz, kept) for n, ring in present.items()}

@@ -181,6 +181,49 @@ def test_a_change_that_the_engine_refuses_leaves_streams_heard(
     assert stream.ring.sample_rate_hz == 8_000
 
 
+def test_a_change_that_the_engine_is_too_busy_for_removes_no_stream(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 30 * RATE_HZ)
+    soundfile.write(tmp_path / "noise.wav", noise, RATE_HZ)
+    table = StreamConfig(source=f"file:{tmp_path}/noise.wav")
+    present = dataclasses.replace(site.config, streams={"a": table, "b": table, "c": table})
+    site.registrar.change(present, site.model, None)
+    streams = dict(site.roster.streams)
+    wanted = dataclasses.replace(
+        present, streams={"a": table, "b": dataclasses.replace(table, channel="mix")}
+    )
+    monkeypatch.setattr(Engine.call, "__defaults__", (0.5,))
+    move, busy, released = Registrar._move_feeders, threading.Event(), threading.Event()
+
+    def compute() -> None:
+        busy.set()
+        released.wait(TIMEOUT_S)
+
+    def get_busy(*arguments: Any) -> None:
+        move(*arguments)
+        threading.Thread(target=site.engine.call, args=(compute, TIMEOUT_S)).start()
+        assert busy.wait(TIMEOUT_S)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registrar, "_move_feeders", get_busy)
+        with pytest.raises(ModelError, match="the engine has not finished its work"):
+            site.registrar.change(wanted, site.model, None)
+    released.set()
+    assert site.roster.streams == streams
+    heard, give_up_s = (
+        {n: one.ring.read for n, one in streams.items()},
+        time.monotonic() + TIMEOUT_S,
+    )
+    while any(one.ring.read < heard[name] + RATE_HZ for name, one in streams.items()):
+        assert time.monotonic() < give_up_s
+        time.sleep(0.01)
+    site.registrar.change(wanted, site.model, None)
+    assert site.registrar.names() == ["a", "b"]
+    assert site.roster.find("a") is streams["a"]
+    assert site.roster.find("b") is not streams["b"]
+
+
 def test_a_stream_that_the_engine_has_not_finished_takes_a_slot(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
