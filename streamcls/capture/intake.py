@@ -118,7 +118,7 @@ class Intake:
         self.ring = ring
         self._native_frames = 0
         self._begin_piece()
-        if self._native_rate_hz:
+        if self._resampler is not None:
             self._resampler = Resampler(self._native_rate_hz, ring.sample_rate_hz)
 
     def end(self) -> None:
@@ -126,6 +126,8 @@ class Intake:
         if self._base_index is not None:
             self._flush()
             self._base_index = None
+        # Let go of it: soxr complains on standard error about one that outlives the interpreter.
+        self._resampler = None
 
     def _begin_piece(self) -> None:
         self._piece_in = self._piece_out = 0

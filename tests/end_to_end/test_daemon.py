@@ -141,6 +141,16 @@ def test_sick_audio_is_flagged_and_survived(launcher, model, tmp_path, audio, fl
     assert last.nonfinite_samples == (2 * RATE_HZ if "nonfinite" in flags else 0)
 
 
+def test_a_resampled_stream_ends_without_a_complaint(launcher: Launcher, model, tmp_path) -> None:
+    path = write_noise(tmp_path / "noise.wav", 1.5, rate_hz=48_000)
+    source = ["--model", model, "--source", f"file:{path}", "--fast"]
+    with launcher.run(*source, stderr=subprocess.PIPE) as daemon:
+        assert daemon.process.stderr is not None
+        said = daemon.process.stderr.read().decode()  # to the interpreter's last word
+    assert "was read to its end" in said
+    assert "leaked" not in said
+
+
 def test_file_shorter_than_a_window(launcher: Launcher, model, tmp_path) -> None:
     path = write_noise(tmp_path / "short.wav", 0.4)
     with launcher.run("--model", model, "--source", f"file:{path}", "--fast") as daemon:
