@@ -86,7 +86,8 @@ class NetworkSource:
     A resource whose length the server tells, or a playlist that names its end, is a recording: it
     is read as fast as it is taken, its first frame has the time of opening and its end is the end.
     If it was cut short, the next opening goes on where it was. Everything else is live: its times
-    follow from the arrivals, and its end is a loss.
+    follow from the arrivals, its end is a loss, and no recording that takes its place (a playlist
+    whose end is known by now) is heard instead.
 
     Args:
         url: With one of the schemes of `NETWORK_SCHEMES`.
@@ -101,6 +102,7 @@ class NetworkSource:
         self._shown = hide_credentials(url)
         self._reader: _Reader | None = None
         self._heard: _Heard | None = None
+        self._was_live = False
 
     def __str__(self) -> str:
         return self._shown
@@ -118,6 +120,9 @@ class NetworkSource:
         if not reader.knows_format:
             raise reader.failure or SourceLost(f"{self}: not open within {OPEN_TIMEOUT_S:g} s")
         self.sample_rate_hz, self.channels = reader.sample_rate_hz, reader.channels
+        if reader.is_recording and self._was_live:
+            raise SourceLost(f"{self}: what is there now is not live any more; it may be again")
+        self._was_live = not reader.is_recording
         self.finite = reader.is_recording
         self.live = reader.is_pushed
         self._heard = reader.heard

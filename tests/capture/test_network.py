@@ -148,6 +148,22 @@ def test_a_live_playlist_is_followed_with_times_of_the_present_and_its_end_is_a_
     assert 2.8 * RATE_HZ < sum(len(block.samples) for block in blocks) < 3.2 * RATE_HZ
 
 
+def test_a_live_playlist_that_came_to_its_end_is_waited_for_and_not_heard_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    playlist = Playlist(noise(20)[:, 0] / np.float32(32768), RATE_HZ, tmp_path)
+    with AudioHttp(playlist.pages) as server, Fed(server.url("/live.m3u8"), monkeypatch) as fed:
+        fed.wait_for(HealthState.LIVE)
+        playlist.ended = True
+        lost = fed.wait_for(HealthState.LOST)
+        seen = len(fed.reports)
+        waits = fed.wait_for(HealthState.RECOVERING, after=seen + 1)
+        assert "not live any more" in waits.reason
+        assert waits.captured_samples == lost.captured_samples
+        playlist.ended = False
+        fed.wait_for(HealthState.LIVE, after=seen)
+
+
 def test_a_playlist_that_names_its_end_is_a_recording(tmp_path: Path) -> None:
     playlist = Playlist(noise(4)[:, 0] / np.float32(32768), RATE_HZ, tmp_path, n_told=4)
     playlist.ended = True
