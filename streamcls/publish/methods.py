@@ -80,14 +80,6 @@ class ReplayParams(Params, frozen=True, kw_only=True):
     ] = None
 
 
-class ExplainParams(Params, frozen=True, kw_only=True):
-    """What to explain."""
-
-    stream: StreamName
-    label: Annotated[Label | None, Meta(description="null: all classes")] = None
-    at_ns: Annotated[int | None, Meta(description="UTC of the moment, ns; null: now")] = None
-
-
 class MethodSpec(NamedTuple):
     """What a method is, whoever implements it."""
 
@@ -105,7 +97,6 @@ METHODS: Mapping[str, MethodSpec] = {
     "streams.remove": MethodSpec(StreamParams, "stop listening to a stream"),
     "model.reload": MethodSpec(ReloadParams, "change to another model, or read this one again"),
     "thresholds.set": MethodSpec(ThresholdParams, "change event thresholds until the next start"),
-    "explain": MethodSpec(ExplainParams, "why a stream's sounds became events, or did not"),
 }
 
 _P = TypeVar("_P", bound=Params)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from streamcls.client import ControlClient, ControlError
+from streamcls.publish.methods import METHODS
 from streamcls.publish.schema import EventMessage, HealthMessage, PredictionMessage
 from tests.end_to_end.conftest import Daemon, Launcher
 from tests.end_to_end.test_daemon import write_noise
@@ -141,4 +142,4 @@ def test_replay_and_snapshot_through_the_daemon(launcher: Launcher, model, long_
         kinds = {m["type"] for m in control.call("snapshot")}
         assert {"prediction", "health", "event"} <= kinds
         names = {m["name"] for m in control.call("methods")}
-        assert {"status", "replay", "snapshot", "streams.add", "thresholds.set"} <= names
+        assert names == set(METHODS)  # all that docs/protocol.md promises

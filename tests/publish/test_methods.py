@@ -32,7 +32,6 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         {"onset_threshold": 0.7},
         {"stream": "porch", "label": "dog", "offset_threshold": 0},
     ],
-    "explain": [{"stream": "porch"}, {"stream": "porch", "label": "dog", "at_ns": 1}],
 }
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("status", {"verbose": True}, "verbose"),
@@ -50,7 +49,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("model.reload", {"model": 5}, "model"),
     ("thresholds.set", {"stream": "porch"}, "onset_threshold"),
     ("thresholds.set", {"onset_threshold": 1.5}, "onset_threshold"),
-    ("explain", {"stream": "porch", "label": "x" * 129}, "label"),
+    ("thresholds.set", {"label": "x" * 129, "onset_threshold": 0.5}, "label"),
 ]
 
 
