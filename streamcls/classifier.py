@@ -89,7 +89,7 @@ class Classifier:
         checkpoint = load_checkpoint(find_checkpoint(os.fspath(model)))
         self.hop_samples = choose_hop_samples(checkpoint, hop_ms)
         self.model_rate_hz = checkpoint.front_end.sample_rate_hz
-        self.sample_rate_hz = _check_rate(sample_rate_hz or self.model_rate_hz)
+        self.sample_rate_hz = _check_rate(sample_rate_hz, self.model_rate_hz)
         self.labels = tuple(checkpoint.header.labels)
         self._header = checkpoint.header
         self._events = events or EventSettings()
@@ -163,7 +163,7 @@ class Classifier:
         frames = _as_frames(clip)
         if len(frames) == 0:
             raise SourceError("the clip holds no audio (0 samples); give at least one sample")
-        rate_hz = _check_rate(sample_rate_hz or self.sample_rate_hz)
+        rate_hz = _check_rate(sample_rate_hz, self.sample_rate_hz)
         stream = self._build_stream(f"{self._name} clip", rate_hz, start_ns=0)
         self._begin(stream)
         try:
@@ -299,7 +299,9 @@ def _as_frames(samples: ArrayLike) -> Frames:
     return array if array.ndim == 2 else array[:, np.newaxis]
 
 
-def _check_rate(rate_hz: int) -> int:
+def _check_rate(rate_hz: int | None, default_hz: int) -> int:
+    if rate_hz is None:
+        return default_hz
     if not _LOWEST_RATE_HZ <= rate_hz <= _HIGHEST_RATE_HZ:
         raise SourceError(
             f"sample_rate_hz = {rate_hz}: must be {_LOWEST_RATE_HZ} to {_HIGHEST_RATE_HZ}; "

@@ -208,5 +208,7 @@ def test_other_bad_input_is_refused(classifier: Classifier, path):
         Classifier(path, hop_ms=50)
     with pytest.raises(SourceError, match="sample_rate_hz = 1000000"):
         Classifier(path, sample_rate_hz=1_000_000)
+    with pytest.raises(SourceError, match="sample_rate_hz = 0"):
+        Classifier(path, sample_rate_hz=0)
     with pytest.raises(ConfigError, match="'class_1' is no|did you mean 'class_1'"):
         Classifier(path, events=EventSettings(class_={"clas_1": ClassSettings()}))
