@@ -36,7 +36,7 @@ def _make_pipe(rest: str, options: SourceOptions) -> Source:
             "input; declare sample_rate_hz, channels and sample_format as options"
         )
     if options.sample_rate_hz is None:
-        raise SourceError("pipe: carries no rate; declare sample_rate_hz, for example 16000")
+        raise SourceError("pipe: carries no rate; declare sample_rate_hz (--rate), e.g. 16000")
     return PipeSource(
         options.sample_rate_hz,
         options.channels or 1,

@@ -117,6 +117,7 @@ def _send(arguments: argparse.Namespace) -> int:
 
     if (arguments.client_key is None) != (arguments.server_key is None):
         raise ConfigError(["--client-key and --server-key belong together; give both or neither"])
+    _check_source(arguments)
     keys = None
     if arguments.client_key is not None:
         keys = ClientKeys.load(arguments.client_key, arguments.server_key)
@@ -140,6 +141,24 @@ def _send(arguments: argparse.Namespace) -> int:
         sample_format=arguments.format,
     )
     return run_send(options, source_options)
+
+
+def _check_source(arguments: argparse.Namespace) -> None:
+    """Refuse what would be ignored, or never deliver anything, as `streamcls run` does."""
+    kind = arguments.source.partition(":")[0]
+    if kind == "remote":
+        raise ConfigError(
+            [
+                f"--source {arguments.source}: is what the daemon has; name what is captured here, "
+                f"such as device: or file:PATH, and the stream with --stream"
+            ]
+        )
+    flags = {name: getattr(arguments, name) for name in ("rate", "channels", "format")}
+    given = [f"--{name}" for name, value in flags.items() if value is not None]
+    if given and kind not in ("pipe", "device"):
+        raise ConfigError(
+            [f"{', '.join(given)}: for pipe: and device: only, but the source is {kind}:"]
+        )
 
 
 def _name(text: str) -> str:

@@ -321,6 +321,9 @@ def test_a_signal_ends_the_command_in_order(ingest: Ingest, tmp_path: Path) -> N
     [
         (["--source", "file:missing.wav"], "missing.wav: no such file"),
         (["--source", "tape:"], "'tape:' is not a source"),
+        (["--source", "remote:porch"], "remote:porch: is what the daemon has"),
+        (["--source", "file:x", "--rate", "8000"], "--rate: for pipe: and device: only"),
+        (["--source", "pipe:"], "--rate"),
         (["--stream", "a b"], "letters, digits"),
         (["--packet-ms", "900", "--send-rate", "96000", "--source", "file:x"], "x: no such file"),
         (["--client-key", "x"], "give both or neither"),
