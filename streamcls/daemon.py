@@ -46,7 +46,7 @@ from streamcls.reload import Reloader
 from streamcls.roster import AWAY, Roster
 from streamcls.served import ServedModel, load_model
 from streamcls.signals import stop_on_signals
-from streamcls.summary import Summary, report
+from streamcls.summary import Summary, check_path, report
 from streamcls.types import HealthState
 from streamcls.units import samples_to_ms
 
@@ -78,6 +78,8 @@ def run_daemon(
     Raises:
         StreamclsError: Something named in the configuration cannot be used.
     """
+    if summary_path is not None:
+        check_path(summary_path)
     daemon = Daemon(config, reread)
     with stop_on_signals(daemon.stop, daemon.reload), Notifier() as notifier:
         try:

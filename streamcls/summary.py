@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +100,25 @@ class Summary:
                 f"{stream['overruns']} overruns), {stream['nonfinite_samples']} not finite"
             )
         return lines
+
+
+def check_path(path: Path) -> None:
+    """Refuse at the start, not after days of running, where `report` could not write.
+
+    Raises:
+        StreamclsError: There is no such folder, or it may not be written to.
+    """
+    if str(path) == "-":
+        return
+    if path.is_dir():
+        why = "Is a directory"
+    elif not path.parent.is_dir():
+        why = "No such file or directory"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        why = "Permission denied"
+    else:
+        return
+    raise StreamclsError(f"cannot write the summary to {path}: {why}; name another file")
 
 
 def report(summary: Summary, path: Path | None) -> None:

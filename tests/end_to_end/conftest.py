@@ -117,6 +117,7 @@ class Launcher:
         assert result.returncode == 2, result
         assert result.stdout == ""
         assert "Traceback" not in result.stderr
+        assert "windows with model" not in result.stderr  # nothing ran
         assert result.stderr.count("error: ") == 1
         return result.stderr
 

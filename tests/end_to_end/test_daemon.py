@@ -193,6 +193,10 @@ def test_bad_input_is_refused_in_one_message(launcher: Launcher, model, tmp_path
         (("--model", model, "--source", f"file:{corrupt}"), "corrupt.wav"),
         (("--model", model, "--source", "radio:1"), "radio:1"),
         (("--model", model, "--source", "pipe:"), "--rate"),
+        (
+            ("--model", model, *source, "--summary-json", "/no/such.json"),
+            "cannot write the summary",
+        ),
         (("--model", "nonesuch", *source), "models: commands, digits"),
         (("--model", str(truncated), *source), "may be truncated"),
         (("--model", model, "--hop-ms", "50", *source), "use 40 ms or 80 ms"),
