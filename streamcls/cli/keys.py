@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,10 @@ def _new(arguments: argparse.Namespace) -> int:
             f"  tell the daemon:  [security]\n                    keys = {json.dumps(str(folder))}"
         )
         print(f"  give to clients:  {public}")
-        print("  let a client in:  streamcls keys new --name NAME --rights listen,send,control")
+        print(
+            f"  let a client in:  streamcls keys new --dir {shlex.quote(str(folder))} "
+            f"--name NAME --rights listen,send,control"
+        )
         return 0
     rights = parse_rights(arguments.rights or ["listen"])
     private, public = create_client(folder, arguments.name, rights)

@@ -39,6 +39,7 @@ def test_new_and_show_never_print_a_secret(tmp_path: Path):
     shown = run_cli("keys", "show", "--dir", folder, "--json")
     text = run_cli("keys", "show", "--dir", folder)
     assert [result.returncode for result in (*made, shown, text)] == [0, 0, 0, 0]
+    assert f"keys new --dir {folder} --name NAME" in made[0].stdout  # as it stands, it works
     keys = ServerKeys.load(folder)
     (porch,) = keys.allowed.clients()
     assert json.loads(shown.stdout) == {
