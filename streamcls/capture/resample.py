@@ -22,9 +22,10 @@ def check_channel(channel: Channel, n_channels: int) -> None:
         SourceError: There is no such channel.
     """
     if channel != "mix" and not 0 <= channel < n_channels:
+        there = "0" if n_channels == 1 else f"0 to {n_channels - 1}"
         raise SourceError(
             f"channel {channel} does not exist, the source is open with {n_channels}: choose "
-            f'0 to {n_channels - 1} or "mix", or ask a device for more: channels = {channel + 1}'
+            f'{there} or "mix", or ask a device for more: channels = {channel + 1}'
         )
 
 

@@ -49,3 +49,5 @@ def test_channels_are_chosen_or_mixed() -> None:
 def test_a_channel_that_is_not_there_is_refused() -> None:
     with pytest.raises(SourceError, match=r"channel 2 does not exist.*with 2: choose 0 to 1"):
         select_channel(np.zeros((4, 2), np.float32), 2)
+    with pytest.raises(SourceError, match=r'with 1: choose 0 or "mix"'):
+        select_channel(np.zeros((4, 1), np.float32), 1)
