@@ -34,8 +34,10 @@ configuration:
   spells is in lower case).
 
 exit status:
-  0 done (also after Ctrl-C in `run` and `listen`), 1 `listen` has heard nothing, 2 wrong input
-  (one message says value, limit and remedy), 130 interrupted, 141 standard output was closed.
+  0 done (also after Ctrl-C in `run` and `listen`), 1 a source of `run` has failed for good, `send`
+  could not deliver all, `listen` has heard nothing, `doctor` or `service status` found a failure,
+  2 wrong input (one message says value, limit and remedy), 130 interrupted, 141 standard output
+  was closed.
   A traceback is a bug: please report it.
 
 `streamcls COMMAND --help` has the options and examples of each command.""",
