@@ -19,6 +19,7 @@ from streamcls.capture import (
 )
 from streamcls.clock import read_utc_offset_ns
 from streamcls.config import Config, StreamConfig, stream_table
+from streamcls.errors import SourceError
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.settings import EventSettings, settle_for_stream
 from streamcls.ring import Ring
@@ -76,7 +77,10 @@ def build_stream(
         reason = " ".join(str(error).split())
         log.warning("stream %s: %s; it is waited for", name, reason, extra={"stream": name})
     if source.channels:  # a file says it before it is opened for good
-        check_channel(stream.channel, source.channels)
+        try:
+            check_channel(stream.channel, source.channels)
+        except SourceError as error:
+            raise SourceError(f"{source}: {error}") from None
     if isinstance(source, FileSource):
         source.suit_hops(model.hop_samples, model.rate_hz)
     events = settle_for_stream(config.events, stream.events)

@@ -201,7 +201,7 @@ def test_bad_input_is_refused_in_one_message(launcher: Launcher, model, tmp_path
         (("--model", str(truncated), *source), "may be truncated"),
         (("--model", model, "--hop-ms", "50", *source), "use 40 ms or 80 ms"),
         (("--model", model, "--hop-ms", "minus", *source), "hop_ms"),
-        (("--model", model, "--channel", "7", *source), "channel"),
+        (("--model", model, "--channel", "7", *source), f"{noise}: channel 7 does not exist"),
     ]
     for arguments, expected in cases:
         assert expected in launcher.refuse(*arguments), arguments
