@@ -38,6 +38,20 @@ def stop_on_signals(
             signal.signal(number, handler)
 
 
+@contextmanager
+def leave_on_interrupt() -> Iterator[None]:
+    """Let SIGINT end the process at once, with status 130, while libraries are imported.
+
+    JAX's extension imports NumPy as it is initialised. An exception there is printed with a
+    traceback, and becomes an ImportError.
+    """
+    previous = signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def _has_terminal() -> bool:
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))

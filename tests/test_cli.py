@@ -337,6 +337,20 @@ def test_interrupt_ends_quietly(tmp_path: Path):
     assert (process.returncode, said) == (130, b"")
 
 
+def test_interrupt_while_libraries_load_ends_quietly(tmp_path: Path):
+    # JAX's extension imports NumPy while it is initialised itself.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'numpy._core.einsumfunc':\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    result = run_cli("run", "--source", "file:x", PYTHONPATH=str(tmp_path))
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
 def test_a_user_without_a_home_can_run_it():
     """As a service's dynamic user may be: no HOME, and unknown to the user database."""
     program = (

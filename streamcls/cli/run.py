@@ -10,6 +10,7 @@ from streamcls.cli.flags import add_configuration, add_overrides, read_overrides
 from streamcls.cli.manual import Page, add_command
 from streamcls.config import load_config
 from streamcls.logs import configure_logging
+from streamcls.signals import leave_on_interrupt
 
 _PAGE = Page(
     description="""\
@@ -57,7 +58,8 @@ def _run(arguments: argparse.Namespace) -> int:
     # What a start makes stays, as a rule: collecting meanwhile takes 0.2 s to find nothing.
     gc.disable()
     try:
-        from streamcls.daemon import run_daemon
+        with leave_on_interrupt():
+            from streamcls.daemon import run_daemon
 
         return run_daemon(config, summary_path=arguments.summary_json, reread=reread)
     finally:
