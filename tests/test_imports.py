@@ -81,6 +81,7 @@ ALLOWED: dict[str, set[str]] = {
         "send",
         "relay",
         "logs",
+        "signals",
         "installation",
         "doctor",
         "importers",
