@@ -324,7 +324,10 @@ class Sender:
         if self._welcome:
             log.warning("%s does not answer any more; reconnecting", self._options.endpoint)
         elif not self._missed:
-            log.warning("no daemon answers at %s; trying on", self._options.endpoint)
+            # One that has keys does not tell a stranger that it is there.
+            doubt = "asks for keys" if self._options.keys is None else "does not let our key in"
+            doubt = f"it is not running, has no remote: stream or {doubt}"
+            log.warning("no daemon answers at %s: %s; trying on", self._options.endpoint, doubt)
         self._welcome, self._missed = False, True
         self._answered_s = time.monotonic()
         self._beat_due_s = 0.0

@@ -212,7 +212,8 @@ def test_a_daemon_that_is_not_there_is_told_and_the_end_is_not_waited_for_for_ev
         sent.thread.join(10)
         assert sent.delivered is False
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
-        "no daemon answers at tcp://127.0.0.1:9; trying on"
+        "no daemon answers at tcp://127.0.0.1:9: "
+        "it is not running, has no remote: stream or asks for keys; trying on"
     ]
     assert sent.sender.undelivered_samples == 1600
 
