@@ -93,6 +93,9 @@ class Inbox:
     """
 
     def __init__(self, streams: Collection[str] = (), types: Collection[str] = DATA_TYPES):
+        for lone in (streams, types):
+            if isinstance(lone, str):  # a collection of its letters, which would hear nothing
+                raise PublishError(f"{lone!r} is one name where several are expected: [{lone!r}]")
         for name in streams:
             check_stream_name(name)
         known = (*STREAM_TYPES, "heartbeat")

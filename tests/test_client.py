@@ -187,6 +187,10 @@ def test_another_protocol_version_is_an_error():
 def test_impossible_filters_are_refused():
     with pytest.raises(PublishError, match="'a/b'"):
         Inbox(streams=["a/b"])
+    with pytest.raises(PublishError, match=r"'porch' is one name .*: \['porch'\]"):
+        Inbox(streams="porch")
+    with pytest.raises(PublishError, match=r"'event' is one name"):
+        Inbox(types="event")
     with pytest.raises(PublishError, match=r"'sound'.*prediction, event, health, rejected"):
         Inbox(types=["sound"])
 
