@@ -55,8 +55,9 @@ def check_bind(endpoint: str, insecure: bool, encrypted: bool = False) -> None:
         raise PublishError(
             f"endpoint {endpoint!r} can be reached from other machines, and nothing on it is "
             "encrypted or asks who connects: make keys with `streamcls keys new` and name their "
-            "folder as security.keys, or use tcp://127.0.0.1:PORT or ipc:///PATH, or set "
-            "insecure = true if everyone on that network may connect"
+            "folder as security.keys (of a relay: --keys), or use tcp://127.0.0.1:PORT or "
+            "ipc:///PATH, or set publish.insecure = true (of a relay: --insecure) if everyone on "
+            "that network may connect"
         )
 
 

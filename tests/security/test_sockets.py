@@ -47,7 +47,8 @@ def test_this_machine_needs_no_keys(endpoint: str):
 def test_the_network_needs_keys_or_an_explicit_yes(endpoint: str):
     with pytest.raises(PublishError) as caught:
         check_bind(endpoint, insecure=False, encrypted=False)
-    for part in (endpoint, "streamcls keys new", "security.keys", "insecure = true"):
+    remedies = ("streamcls keys new", "security.keys", "publish.insecure = true")
+    for part in (endpoint, *remedies, "--keys", "--insecure"):
         assert part in str(caught.value)
     check_bind(endpoint, insecure=False, encrypted=True)
     check_bind(endpoint, insecure=True, encrypted=False)
