@@ -103,8 +103,9 @@ def _may_come_later(config: Config, name: str) -> bool:
     What a file configures is meant to run unattended, also when the machine boots faster than its
     sound server. Whoever names a source on the command line or by request wants to know at once.
     """
-    is_flag = config.origins.get(f"{stream_table(name)}.source") == "flag"
-    return not is_flag and any(origin.startswith("file ") for origin in config.origins.values())
+    origin = config.origins.get(f"{stream_table(name)}.source")  # None: by request
+    has_file = any(origin.startswith("file ") for origin in config.origins.values())
+    return has_file and origin not in ("flag", None)
 
 
 def _parse_source(stream: StreamConfig) -> Source:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from streamcls.capture.device import DeviceSource
 from streamcls.capture.pipe import PipeSource
+from streamcls.capture.source import SourceLost
 from streamcls.config import Config, StreamConfig, load_config
 from streamcls.engine import Engine, Executor, build_executor
 from streamcls.errors import ConfigError, ModelError, PublishError, ReloadError, SourceError
@@ -332,6 +334,24 @@ def test_a_reload_with_a_sender_that_is_taken_changes_nothing(site: Site) -> Non
         site.registrar.change(config, site.model, None)
     assert site.registrar.names() == ["a", "c"]
     assert site.roster.find("c").config.source == "remote:yard"
+
+
+def test_a_device_that_is_away_is_waited_for_in_a_file_and_refused_in_a_request(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(source: DeviceSource) -> None:
+        raise SourceLost(f"there is no {source}")
+
+    monkeypatch.setattr(DeviceSource, "check", check)
+    path = tmp_path / "streamcls.toml"
+    path.write_text('[streams.porch]\nsource = "device:USB"\n')
+    config = load_config(path, environ={})
+    registrar = Registrar(config, site.model, site.roster, site.publisher)
+    registrar.build("porch", config.streams["porch"])
+    assert list(site.roster.streams) == ["porch"]
+    with pytest.raises(SourceLost, match="there is no device:USB"):
+        registrar.build("yard", StreamConfig("device:USB"))
+    assert list(site.roster.streams) == ["porch"]
 
 
 def test_one_name_too_many_is_refused_and_hurts_no_other_stream(
