@@ -44,11 +44,19 @@ def write_tree(folder: Path, labels: tuple[str, ...], speakers: int, takes: int)
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compile each training step once in the session: several tests train the same network."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what was compiled: several tests train the same network."""
+    return tmp_path_factory.mktemp("xla")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_compilation(compiled: Path) -> Iterator[None]:
+    """Compile each training step once, and in half the time: most of a short training is that."""
+    jax.config.update("jax_compilation_cache_dir", str(compiled))
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
+    jax.config.update("jax_disable_most_optimizations", False)
     jax.config.update("jax_compilation_cache_dir", None)
 
 
