@@ -1,6 +1,5 @@
-"""How steps are compiled, and what that leaves behind: a cache, and memory to give back."""
+"""How steps are compiled: options of XLA, its cache, and what it cannot compile."""
 
-import ctypes
 import functools
 import logging
 import math
@@ -128,13 +127,3 @@ def check_address_space() -> None:
             f"needs {ADDRESS_SPACE_MIB} MiB: raise the limit, or limit the memory really used "
             f"(MemoryMax= of the service)"
         )
-
-
-def return_compilers_memory() -> None:
-    """Give what XLA's compiler has freed back to the system.
-
-    glibc would keep it for later: after a cold start more than 200 MB that nobody needs again.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -13,6 +13,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from streamcls.engine.allocator import keep_steps_memory
 from streamcls.errors import ModelError
 
 DeviceKind = Literal["auto", "cpu", "gpu", "tpu"]
@@ -46,6 +47,7 @@ def select_device(kind: DeviceKind, threads: int | None = None) -> str:
             f"the driver and JAX's support for it ({remedy}), or set inference.device = 'auto'"
         ) from None
     jax.config.update("jax_default_device", device)
+    keep_steps_memory()
     return f"{device.platform} ({device.device_kind})"
 
 

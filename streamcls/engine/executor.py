@@ -33,11 +33,8 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from streamcls.checkpoint import Checkpoint
-from streamcls.engine.compilation import (
-    compiler_options,
-    exhausts_compiler,
-    return_compilers_memory,
-)
+from streamcls.engine.allocator import return_compilers_memory
+from streamcls.engine.compilation import compiler_options, exhausts_compiler
 from streamcls.engine.device import list_buckets
 from streamcls.errors import ModelError
 from streamcls.features import initial_history, stream_log_mel
