@@ -33,13 +33,25 @@ PEER_TILE = 8
 """Windows that a peer takes at once, a thread; with many more they fall out of the cache."""
 DAEMON_TILE = 16
 """Windows of YAMNet in the largest step that `Executor.tune` keeps: here mostly so many."""
+_FEWEST_CALLS = 3
+_SAMPLE_S = 3e-3
 Contestants = dict[str, Callable[[], Any]]
 Runtime = Callable[[np.ndarray], np.ndarray]
 """``[n, frames, mels]`` float32 log-mel frames to ``[n, classes]``: logits, or scores."""
 
 
-def measure(contestants: Contestants, duration_s: float) -> dict[str, np.ndarray]:
-    """Return the processor seconds of a call, a sample per round, of each contestant."""
+def measure(
+    contestants: Contestants, duration_s: float, pause_s: float = 0
+) -> dict[str, np.ndarray]:
+    """Return the processor seconds of a call, a sample per round, of each contestant.
+
+    Args:
+        contestants: What to call, by name.
+        duration_s: Of the whole comparison.
+        pause_s: Before each call. Without one, calls follow each other for as long with each
+            contestant: with as many calls the short ones would mostly pay for what the others have
+            left in the caches.
+    """
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     generator = np.random.default_rng(0)
@@ -48,10 +60,14 @@ def measure(contestants: Contestants, duration_s: float) -> dict[str, np.ndarray
         for index in generator.permutation(len(names)):
             name, call = names[index], contestants[names[index]]
             call()
-            begin_s = time.process_time()
-            for _ in range(3):
+            n_calls, spent_s, begin_s = 0, 0.0, time.process_time()
+            while n_calls < _FEWEST_CALLS or (spent_s < _SAMPLE_S and not pause_s):
+                if pause_s:
+                    time.sleep(pause_s)
                 call()
-            seconds[name].append((time.process_time() - begin_s) / 3)
+                n_calls += 1
+                spent_s = time.process_time() - begin_s
+            seconds[name].append(spent_s / n_calls)
     return {name: np.array(samples) for name, samples in seconds.items()}
 
 
@@ -242,9 +258,14 @@ def compare_streams(model: str, n_threads: int, duration_s: float) -> None:
                 f"{peer}, frames kept": functools.partial(kept, run),
                 f"{peer}, frames for nothing": functools.partial(network, run),
             }
-        samples = measure(contestants, duration_s)
-        cost = {key: one * hops_per_s / n_streams for key, one in samples.items()}
-        print_rows(f"{model} | {hop_ms:g} | {n_threads} | {n_streams}", cost, name)
+        # All streams at once, as fast as possible; and one as it is heard, with a pause after each
+        # hop, in which the processor sleeps and forgets.
+        for what, pause_s in ((f"{n_streams}", 0.0), ("1, live", hop_ms / 1000)):
+            if n_streams > 1 and pause_s:
+                continue
+            samples = measure(contestants, duration_s * (3 if pause_s else 1), pause_s)
+            cost = {key: one * hops_per_s / n_streams for key, one in samples.items()}
+            print_rows(f"{model} | {hop_ms:g} | {n_threads} | {what}", cost, name)
 
 
 def main() -> None:
