@@ -61,7 +61,7 @@ def _examine(arguments: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2))
     else:
         warned = sum(finding.grade is Grade.WARN for finding in findings)
-        print(f"\n{len(findings)} findings: {failed} failed, {warned} warnings")
+        print(f"\n{len(findings)} findings: {failed} failed, {warned} to look at")
     return 1 if failed else 0
 
 
