@@ -33,8 +33,8 @@ PEER_TILE = 8
 """Windows that a peer takes at once, a thread; with many more they fall out of the cache."""
 DAEMON_TILE = 16
 """Windows of YAMNet in the largest step that `Executor.tune` keeps: here mostly so many."""
-_FEWEST_CALLS = 3
-_SAMPLE_S = 3e-3
+_FEWEST_CALLS, _SAMPLE_S = 3, 3e-3
+"""What makes a sample: calls, and processor time, at least."""
 Contestants = dict[str, Callable[[], Any]]
 Runtime = Callable[[np.ndarray], np.ndarray]
 """``[n, frames, mels]`` float32 log-mel frames to ``[n, classes]``: logits, or scores."""
@@ -45,12 +45,13 @@ def measure(
 ) -> dict[str, np.ndarray]:
     """Return the processor seconds of a call, a sample per round, of each contestant.
 
+    Samples are of equal length: with as many calls of each, the short ones would mostly pay for
+    what the others have left in the caches.
+
     Args:
         contestants: What to call, by name.
         duration_s: Of the whole comparison.
-        pause_s: Before each call. Without one, calls follow each other for as long with each
-            contestant: with as many calls the short ones would mostly pay for what the others have
-            left in the caches.
+        pause_s: Before each call, in which the processor sleeps and forgets.
     """
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -61,7 +62,7 @@ def measure(
             name, call = names[index], contestants[names[index]]
             call()
             n_calls, spent_s, begin_s = 0, 0.0, time.process_time()
-            while n_calls < _FEWEST_CALLS or (spent_s < _SAMPLE_S and not pause_s):
+            while n_calls < _FEWEST_CALLS or spent_s < _SAMPLE_S:
                 if pause_s:
                     time.sleep(pause_s)
                 call()
@@ -258,14 +259,13 @@ def compare_streams(model: str, n_threads: int, duration_s: float) -> None:
                 f"{peer}, frames kept": functools.partial(kept, run),
                 f"{peer}, frames for nothing": functools.partial(network, run),
             }
-        # All streams at once, as fast as possible; and one as it is heard, with a pause after each
-        # hop, in which the processor sleeps and forgets.
-        for what, pause_s in ((f"{n_streams}", 0.0), ("1, live", hop_ms / 1000)):
-            if n_streams > 1 and pause_s:
-                continue
-            samples = measure(contestants, duration_s * (3 if pause_s else 1), pause_s)
+        modes = {f"{n_streams}": (duration_s, 0.0)}
+        if n_streams == 1:  # and as one is heard; rounds with pauses take longer
+            modes["1, live"] = (3 * duration_s, hop_ms / 1000)
+        for mode, (mode_s, pause_s) in modes.items():
+            samples = measure(contestants, mode_s, pause_s)
             cost = {key: one * hops_per_s / n_streams for key, one in samples.items()}
-            print_rows(f"{model} | {hop_ms:g} | {n_threads} | {what}", cost, name)
+            print_rows(f"{model} | {hop_ms:g} | {n_threads} | {mode}", cost, name)
 
 
 def main() -> None:

@@ -213,10 +213,8 @@ def test_a_change_that_the_engine_is_too_busy_for_removes_no_stream(
             site.registrar.change(wanted, site.model, None)
     released.set()
     assert site.roster.streams == streams
-    heard, give_up_s = (
-        {n: one.ring.read for n, one in streams.items()},
-        time.monotonic() + TIMEOUT_S,
-    )
+    heard = {name: one.ring.read for name, one in streams.items()}
+    give_up_s = time.monotonic() + TIMEOUT_S
     while any(one.ring.read < heard[name] + RATE_HZ for name, one in streams.items()):
         assert time.monotonic() < give_up_s
         time.sleep(0.01)

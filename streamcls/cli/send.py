@@ -9,6 +9,7 @@ from typing import Any
 
 from streamcls.cli.flags import add_log_level
 from streamcls.cli.manual import Page, add_command
+from streamcls.config.checks import FORMATTED, scheme
 from streamcls.config.schema import DEFAULT_STREAM, SENDER_NAME_PATTERN
 from streamcls.errors import ConfigError
 
@@ -145,7 +146,7 @@ def _send(arguments: argparse.Namespace) -> int:
 
 def _check_source(arguments: argparse.Namespace) -> None:
     """Refuse what would be ignored, or never deliver anything, as `streamcls run` does."""
-    kind = arguments.source.partition(":")[0]
+    kind = scheme(arguments.source)
     if kind == "remote":
         raise ConfigError(
             [
@@ -155,9 +156,9 @@ def _check_source(arguments: argparse.Namespace) -> None:
         )
     flags = {name: getattr(arguments, name) for name in ("rate", "channels", "format")}
     given = [f"--{name}" for name, value in flags.items() if value is not None]
-    if given and kind not in ("pipe", "device"):
+    if given and f"{kind}:" not in FORMATTED:
         raise ConfigError(
-            [f"{', '.join(given)}: for pipe: and device: only, but the source is {kind}:"]
+            [f"{', '.join(given)}: for {' and '.join(FORMATTED)} only, but the source is {kind}:"]
         )
 
 

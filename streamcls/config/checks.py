@@ -20,12 +20,14 @@ from streamcls.publish.endpoint import check_bind
 
 NETWORK_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp")
 SCHEMES = ("device", "file", "pipe", "remote", *NETWORK_SCHEMES)
+FORMATTED = ("pipe:", "device:")
+"""Sources that are told their rate, channels and sample format; others tell them."""
 _DEVICE_FORMATS = ("s16le", "f32le")
 _KEYS_BY_KIND = {
     "pace": ("file:",),
-    "sample_rate_hz": ("pipe:", "device:"),
-    "channels": ("pipe:", "device:"),
-    "sample_format": ("pipe:", "device:"),
+    "sample_rate_hz": FORMATTED,
+    "channels": FORMATTED,
+    "sample_format": FORMATTED,
 }
 
 

@@ -27,21 +27,18 @@ print(count_faults() - before)
 """
 
 COMPILER = """
-import ctypes
+import os
 import numpy as np
+from streamcls.bench.process import resident_bytes
 from streamcls.engine import select_device
 from streamcls.engine.allocator import return_compilers_memory
-
-def read_resident_bytes():
-    with open("/proc/self/statm") as file:
-        return 4096 * int(file.read().split()[1])
 
 select_device("cpu", threads=1)
 blocks = [np.ones(1 << 17) for _ in range(50)]
 del blocks
-kept = read_resident_bytes()
+kept = resident_bytes(os.getpid())
 return_compilers_memory()
-print((kept - read_resident_bytes()) >> 20)
+print((kept - resident_bytes(os.getpid())) >> 20)
 """
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="is about glibc")
