@@ -40,7 +40,7 @@ from streamcls.publish.keys import ClientKeys
 from streamcls.publish.wakeup import Wakeup
 from streamcls.ring import Ring
 from streamcls.send.clock import ClockEstimate
-from streamcls.types import FloatArray, HealthState
+from streamcls.types import FloatArray, Health, HealthState
 from streamcls.units import ms_to_samples
 
 BEAT_INTERVAL_S = 1.0
@@ -150,9 +150,10 @@ class Sender:
             now_s = time.monotonic()
             if now_s - self._answered_s > ANSWER_TIMEOUT_S:
                 self._reconnect()
-            if now_s >= self._beat_due_s:
-                self._beat(now_s)
+            health = self._read_health()  # first: no beat tells of an end ahead of its audio
             self._send_audio()
+            if now_s >= self._beat_due_s:
+                self._beat(now_s, health)
             if self._pending is None and self._is_over(stopping):
                 if self._end_said:
                     return True
@@ -221,7 +222,8 @@ class Sender:
             offset_ns / 1e6,
             round_trip_ns / 1e6,
         )
-        self._beat(time.monotonic())  # tell the offset before any audio needs it
+        # Tell the offset before any audio needs it.
+        self._beat(time.monotonic(), self._read_health())
 
     def _take_refusal(self, refusal: Refusal) -> None:
         self._welcome = False
@@ -232,8 +234,10 @@ class Sender:
         self._answered_s = self._beat_due_s  # no answer is due before
         self._refused_wait_s = min(2 * self._refused_wait_s, REFUSED_LONGEST_S)
 
-    def _beat(self, now_s: float) -> None:
-        health = self._feeder.health(self._feeder.reason)
+    def _read_health(self) -> Health:
+        return self._feeder.health(self._feeder.reason)
+
+    def _beat(self, now_s: float, health: Health) -> None:
         round_trip_ns, offset_ns = self._clock.best if self._clock.known else (0, None)
         beat = Beat(
             stream=self._options.stream,
