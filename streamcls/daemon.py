@@ -16,10 +16,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from streamcls.capture import Source
 from streamcls.config import Config, load_config, stream_table
 from streamcls.engine import (
     Engine,
@@ -63,6 +64,7 @@ def run_daemon(
     config: Config,
     summary_path: Path | None = None,
     reread: Callable[[], Config] | None = None,
+    sources: Mapping[str, Source] | None = None,
 ) -> int:
     """Run until interrupted or until every source has ended.
 
@@ -70,6 +72,7 @@ def run_daemon(
         config: Checked configuration.
         summary_path: Where to write the final figures as JSON; ``-`` is standard output.
         reread: Reads the configuration again, for SIGHUP; None reads the model again only.
+        sources: Of streams whose source was checked already (`streamcls.stream.check_source`).
 
     Returns:
         Exit status: 0 after a regular end, 1 when a source failed for good. While a reload still
@@ -80,7 +83,7 @@ def run_daemon(
     """
     if summary_path is not None:
         check_path(summary_path)
-    daemon = Daemon(config, reread)
+    daemon = Daemon(config, reread, sources)
     with stop_on_signals(daemon.stop, daemon.reload), Notifier() as notifier:
         try:
             daemon.start(notifier)
@@ -108,6 +111,7 @@ class Daemon:
     Args:
         config: Checked configuration.
         reread: Reads the configuration again, for `reload`; None reads the model again only.
+        sources: Of streams whose source was checked already.
 
     Attributes:
         compiling: A reload was under way at the end, and is left behind.
@@ -119,7 +123,12 @@ class Daemon:
         PublishError: An endpoint is malformed or refused, or a key file cannot be used.
     """
 
-    def __init__(self, config: Config, reread: Callable[[], Config] | None = None):
+    def __init__(
+        self,
+        config: Config,
+        reread: Callable[[], Config] | None = None,
+        sources: Mapping[str, Source] | None = None,
+    ):
         self._config = config
         self._reread = reread
         self.compiling = False
@@ -153,7 +162,7 @@ class Daemon:
         self._roster = Roster(self._publisher)
         self._registrar = Registrar(config, model, self._roster, self._publisher)
         for name, stream in config.streams.items():
-            self._registrar.build(name, stream)
+            self._registrar.build(name, stream, (sources or {}).get(name))
         sockets: dict[str, Any] = {
             "keys": keys,
             "insecure": config.publish.insecure,

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from streamcls.capture import Pacer, RemoteSource
+from streamcls.capture import Pacer, RemoteSource, Source
 from streamcls.change import Change, Present, check_input, plan_change
 from streamcls.config import Config, StreamConfig
 from streamcls.engine import Engine, Executor
@@ -30,7 +30,7 @@ from streamcls.publish.publisher import Publisher
 from streamcls.ring import Ring
 from streamcls.roster import RESTING, Roster
 from streamcls.served import ServedModel
-from streamcls.stream import Stream, build_stream, size_ring
+from streamcls.stream import Stream, build_stream, check_source, size_ring
 from streamcls.types import Health, HealthState
 
 _MOVE_LIMIT_S = 3.0
@@ -63,8 +63,13 @@ class Registrar:
         self._ingest: Ingest | None = None
         self._pacer = Pacer()
 
-    def build(self, name: str, config: StreamConfig) -> None:
+    def build(self, name: str, config: StreamConfig, source: Source | None = None) -> None:
         """Check a stream and add it; it begins with `start`, or at once when that was called.
+
+        Args:
+            name: Of the stream.
+            config: Its table.
+            source: Of `check_source`, where that was called already.
 
         Raises:
             SourceError: The source can never work.
@@ -78,15 +83,23 @@ class Registrar:
                 raise ReloadError("the daemon is shutting down; nothing was added")
             if name in self._roster.streams:
                 raise ConfigError([f"stream {name!r} exists already; remove it first"])
-            stream = self._make(name, config, self._config, self.model)
+            stream = self._make(name, config, self._config, self.model, source)
             check_input({**self._roster.streams, name: stream})
             if self._engine is None:
                 self._roster.add(name, stream)
             else:
                 self._add(name, stream, self._engine)
 
-    def _make(self, name: str, table: StreamConfig, config: Config, model: ServedModel) -> Stream:
-        stream = build_stream(name, table, config, model, self._roster.take_health)
+    def _make(
+        self,
+        name: str,
+        table: StreamConfig,
+        config: Config,
+        model: ServedModel,
+        source: Source | None = None,
+    ) -> Stream:
+        source = source or check_source(name, table, config)
+        stream = build_stream(name, table, source, config, model, self._roster.take_health)
         if isinstance(stream.source, RemoteSource) and self._engine and self._ingest is None:
             raise ConfigError(
                 [

@@ -1,12 +1,13 @@
 """One stream of the daemon: a source with its feeder, a ring, and an event detector.
 
 Building one checks everything about it that can be known before it begins; the `registrar` says
-when it begins and ends.
+when it begins and ends. What can be known without a model, `check_source` finds without JAX.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from streamcls.capture import (
     Feeder,
@@ -23,8 +24,10 @@ from streamcls.errors import SourceError
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.settings import EventSettings, settle_for_stream
 from streamcls.ring import Ring
-from streamcls.served import ServedModel
 from streamcls.types import Health
+
+if TYPE_CHECKING:
+    from streamcls.served import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -51,22 +54,44 @@ class Stream:
 def build_stream(
     name: str,
     stream: StreamConfig,
+    source: Source,
     config: Config,
-    model: ServedModel,
+    model: "ServedModel",
     on_health: Callable[[Health], None],
 ) -> Stream:
-    """Check a stream and build it, ready to begin.
+    """Build a stream, ready to begin.
 
     Args:
         name: Of the stream.
         stream: Its table of the configuration.
+        source: What `check_source` returned for it.
         config: The whole of it.
         model: That will hear it.
         on_health: Called with each change of its state, in the feeder's thread.
 
     Raises:
-        SourceError: The source can never work.
         ConfigError: The event settings do not fit the model.
+    """
+    if isinstance(source, FileSource):
+        source.suit_hops(model.hop_samples, model.rate_hz)
+    events = settle_for_stream(config.events, stream.events)
+    detector = model.build_detector(name, events)
+    capacity, kept = size_ring(config, model)
+    ring = Ring(capacity, model.rate_hz, keep_samples=kept, utc_offset_ns=read_utc_offset_ns)
+    feeder = Feeder(name, source, ring, stream.channel, on_health)
+    return Stream(stream, source, ring, feeder, events, detector)
+
+
+def check_source(name: str, stream: StreamConfig, config: Config) -> Source:
+    """Return the source of a stream, not opened yet, after looking whether it can be.
+
+    Args:
+        name: Of the stream.
+        stream: Its table of the configuration.
+        config: The whole of it.
+
+    Raises:
+        SourceError: It can never work, or is missing and not waited for.
     """
     source = _parse_source(stream)
     try:
@@ -81,17 +106,10 @@ def build_stream(
             check_channel(stream.channel, source.channels)
         except SourceError as error:
             raise SourceError(f"{source}: {error}") from None
-    if isinstance(source, FileSource):
-        source.suit_hops(model.hop_samples, model.rate_hz)
-    events = settle_for_stream(config.events, stream.events)
-    detector = model.build_detector(name, events)
-    capacity, kept = size_ring(config, model)
-    ring = Ring(capacity, model.rate_hz, keep_samples=kept, utc_offset_ns=read_utc_offset_ns)
-    feeder = Feeder(name, source, ring, stream.channel, on_health)
-    return Stream(stream, source, ring, feeder, events, detector)
+    return source
 
 
-def size_ring(config: Config, model: ServedModel) -> tuple[int, int]:
+def size_ring(config: Config, model: "ServedModel") -> tuple[int, int]:
     """Return the capacity of a stream's ring, and how much of it is kept for the next model."""
     buffered = max(round(config.inference.ring_s * model.rate_hz), 2 * model.hop_samples)
     return buffered + model.window_samples, model.window_samples

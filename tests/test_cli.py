@@ -212,6 +212,33 @@ def test_config_schema_is_json():
 )
 def test_quick_commands_do_not_load_jax(arguments: list[str], tmp_path: Path):
     (tmp_path / "given.toml").write_text('model = "digits"\n')
+    said, loaded = run_and_list_packages(arguments, tmp_path)
+    assert "error: " not in said
+    assert "streamcls" in loaded
+    assert loaded.isdisjoint({"jax", "jaxlib", "flax", "safetensors", "train"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "nosuch"], "unknown model 'nosuch'"),
+        (["--model", "missing.safetensors"], "no such file: missing.safetensors"),
+        (["--model", "cut.safetensors"], "cut.safetensors is not a readable checkpoint"),
+        (["--source", "file:missing.wav"], "missing.wav: no such file"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_jax_is_loaded(
+    arguments: list[str], said: str, tmp_path: Path
+):
+    (tmp_path / "cut.safetensors").write_bytes(b"no")
+    message, loaded = run_and_list_packages(["run", *arguments], tmp_path)
+    assert f"streamcls: error: {said}" in message
+    assert "streamcls" in loaded
+    assert loaded.isdisjoint({"jax", "jaxlib", "flax"})
+
+
+def run_and_list_packages(arguments: list[str], folder: Path) -> tuple[str, set[str]]:
+    """Return what a command says on standard error, and the packages it has loaded."""
     program = (
         "import sys; from streamcls.cli import main\n"
         "try: main(sys.argv[1:])\n"
@@ -223,12 +250,11 @@ def test_quick_commands_do_not_load_jax(arguments: list[str], tmp_path: Path):
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
-        cwd=tmp_path,
+        cwd=folder,
         check=True,
     )
-    loaded = {name.partition(".")[0] for name in result.stderr.splitlines()[-1].split()}
-    assert "streamcls" in loaded
-    assert loaded.isdisjoint({"jax", "jaxlib", "flax", "safetensors", "train"})
+    *said, modules = result.stderr.splitlines()
+    return "\n".join(said), {name.partition(".")[0] for name in modules.split()}
 
 
 def test_devices_lists_or_says_what_to_install():

@@ -59,8 +59,14 @@ def _run(arguments: argparse.Namespace) -> int:
     gc.disable()
     try:
         with leave_on_interrupt():
+            from streamcls.header import find_checkpoint, read_header
+            from streamcls.stream import check_source
+        # What is not there is said before JAX is loaded, which takes seconds.
+        read_header(find_checkpoint(config.model))
+        sources = {name: check_source(name, one, config) for name, one in config.streams.items()}
+        with leave_on_interrupt():
             from streamcls.daemon import run_daemon
 
-        return run_daemon(config, summary_path=arguments.summary_json, reread=reread)
+        return run_daemon(config, arguments.summary_json, reread, sources)
     finally:
         gc.enable()
