@@ -363,17 +363,22 @@ def test_interrupt_ends_quietly(tmp_path: Path):
     assert (process.returncode, said) == (130, b"")
 
 
-def test_interrupt_while_libraries_load_ends_quietly(tmp_path: Path):
-    # JAX's extension imports NumPy while it is initialised itself.
+@pytest.mark.parametrize("module", ["numpy._core._exceptions", "jaxlib._hlo"])
+@pytest.mark.parametrize("command", [["run"], ["doctor", "--json"]])
+def test_interrupt_while_libraries_load_ends_quietly(
+    command: list[str], module: str, tmp_path: Path
+):
+    # Both are imported by an extension while it is initialised itself.
     (tmp_path / "sitecustomize.py").write_text(
         "import signal, sys\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'numpy._core.einsumfunc':\n"
+        f"        if name == {module!r}:\n"
         "            signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Interrupt())\n"
     )
-    result = run_cli("run", "--source", "file:x", PYTHONPATH=str(tmp_path))
+    source = ("--source", "pipe:", "--rate", "16000")
+    result = run_cli(*command, *source, PYTHONPATH=str(tmp_path))
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 

@@ -86,7 +86,7 @@ ALLOWED: dict[str, set[str]] = {
         "doctor",
         "importers",
     },
-    "doctor": {*DAEMON_SIDE, *CLIENT_SIDE, "installation"},
+    "doctor": {*DAEMON_SIDE, *CLIENT_SIDE, "installation", "signals"},
     "__main__": {"cli"},
     # The stream evaluation listens through what embedding programs use, and tries thresholds on the
     # daemon's own event detector: what is measured must be what is shipped.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamcls.cli.flags import add_configuration, add_overrides, read_overrides
 from streamcls.cli.manual import Page, add_command
+from streamcls.signals import leave_on_interrupt
 
 if TYPE_CHECKING:
     from streamcls.doctor import Finding
@@ -41,8 +42,9 @@ def add_parser(commands: Any) -> None:
 def _examine(arguments: argparse.Namespace) -> int:
     import logging
 
-    from streamcls.doctor import Grade, examine
-    from streamcls.installation import state_directory
+    with leave_on_interrupt():
+        from streamcls.doctor import Grade, examine
+        from streamcls.installation import state_directory
 
     # A service finds the models that were pulled for it; so shall we.
     if arguments.config is not None and (state := state_directory(arguments.config)) is not None:

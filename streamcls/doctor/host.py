@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from streamcls.doctor.finding import Finding, Grade
 from streamcls.errors import StreamclsError
 from streamcls.installation import BOOTED, Scope, list_services
+from streamcls.signals import leave_on_interrupt
 
 if TYPE_CHECKING:
     from streamcls.engine.device import DeviceKind
@@ -40,7 +41,8 @@ def check_software() -> Iterator[Finding]:
 
 def check_accelerator(kind: "DeviceKind") -> Iterator[Finding]:
     """Where the network is computed; also makes it so for the checks that follow."""
-    from streamcls.engine import select_device
+    with leave_on_interrupt():
+        from streamcls.engine import select_device
 
     seen = select_device(kind)
     if not seen.startswith("cpu"):
