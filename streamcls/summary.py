@@ -26,7 +26,7 @@ class Summary:
         uptime_s: How long the daemon has run.
         windows: Predictions made.
         latency_ms: Last sample of a window in -> prediction handed to the publisher: ``p50``,
-            ``p99``, ``max``; None before the first window.
+            ``p99``, ``max``; None before the first window of audio that comes in real time.
         events: How many events were ``opened`` and ``closed``.
         messages_sent: Messages given to ZeroMQ.
         messages_dropped: Messages the publisher had to drop (each leaves a hole in ``seq``).

@@ -56,7 +56,8 @@ class Engine:
     Attributes:
         windows: Predictions made.
         ticks: Compiled steps run.
-        latency: From the capture time of a window's last sample to its hand-over.
+        latency: From the capture time of a window's last sample to its hand-over, for audio that
+            comes in real time.
     """
 
     def __init__(
@@ -289,7 +290,9 @@ class Engine:
         self.windows += len(complete)
         now_ns = time.time_ns()
         for stream, prediction in complete:
-            if stream.is_paced:
+            # A time that is yet to come says that the audio runs ahead of the clock, as a recording
+            # through a pipe does: when it was really heard nobody knows.
+            if stream.is_paced and prediction.t_end_ns <= now_ns:
                 self.latency.add((now_ns - prediction.t_end_ns) / NS_PER_S)
 
     def _finish(self, stream: _Stream) -> None:

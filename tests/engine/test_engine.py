@@ -158,6 +158,17 @@ def test_flags_last_as_long_as_the_window_hears_their_cause(bench) -> None:
     assert {p.level_dbfs for p in silent} == {-120.0}
 
 
+def test_audio_that_runs_ahead_of_the_clock_has_no_latency(bench) -> None:
+    for name, ahead_s in (("live", -5), ("recording", 60)):
+        ring = bench.ring(name)
+        ring.write(noise(2 * RATE_HZ), time.time_ns() + ahead_s * 10**9)
+        ring.close()
+    bench.wait_for_end(2)
+    assert len(bench.of("recording")) == len(bench.of("live"))
+    assert bench.engine.latency.count == len(bench.of("live"))
+    assert 2.5 < bench.engine.latency.percentile(1) < bench.engine.latency.max_s < 60
+
+
 def test_slots_are_bounded_and_come_back(bench) -> None:
     rings = [bench.ring(f"s{i}") for i in range(5)]
     spare = Ring(RATE_HZ, RATE_HZ)
