@@ -49,9 +49,15 @@ def format_time(utc_ns: int) -> str:
 
 
 def format_latency(latency_ns: int) -> str:
-    """Return a latency: milliseconds below ten seconds, seconds above."""
-    latency_ms = latency_ns / 1_000_000
-    return f"{latency_ms:.0f} ms" if abs(latency_ms) < 10_000 else f"{latency_ms / 1000:.0f} s"
+    """Return a latency: milliseconds below ten seconds, seconds above.
+
+    Negative it is none: the audio runs ahead of the clock (a recording that is read faster than
+    real time), or the daemon's clock ahead of this machine's.
+    """
+    latency_ms = round(latency_ns / 1_000_000)
+    if latency_ms < 0:
+        return "ahead"
+    return f"{latency_ms} ms" if latency_ms < 10_000 else f"{latency_ms / 1000:.0f} s"
 
 
 def format_prediction(

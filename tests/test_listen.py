@@ -139,12 +139,13 @@ def test_a_prediction_line_has_time_level_classes_latency_and_flags():
 
 
 def test_latencies_stay_readable():
-    assert [format_latency(ns) for ns in (0, 12_345_678, -3_000_000, 90_000_000_000)] == [
-        "0 ms",
-        "12 ms",
-        "-3 ms",
-        "90 s",
-    ]
+    said = {0: "0 ms", -400_000: "0 ms", 12_345_678: "12 ms", 90_000_000_000: "90 s"}
+    assert {ns: format_latency(ns) for ns in said} == said
+
+
+def test_audio_that_runs_ahead_of_the_clock_is_not_told_a_negative_age():
+    message = prediction()
+    assert format_prediction(message, message.t_end_ns - 18_000_000_000).endswith("  ahead")
 
 
 def test_the_other_messages_as_lines():

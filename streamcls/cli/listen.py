@@ -11,7 +11,8 @@ from streamcls.config import PublishConfig
 _PAGE = Page(
     description="""\
 Subscribe to a daemon and print what it publishes until interrupted. Messages that were missed
-are counted and said.""",
+are counted and said. The latency is how long ago the end of what was classified was heard; "ahead"
+where the audio runs ahead of the clock, as with `streamcls run --fast`.""",
     epilog="""\
 examples:
   streamcls listen
