@@ -363,7 +363,7 @@ class Daemon:
         keys = {**params.options, "source": params.source}
         table = stream_table(params.stream)
         overrides = {f"{table}.{key}": value for key, value in keys.items()}
-        config = load_config(overrides=overrides, environ={})
+        config = load_config(overrides=overrides, environ={}, origin="request")
         self._registrar.build(params.stream, config.streams[params.stream])
         return self._roster.describe_stream(params.stream)
 

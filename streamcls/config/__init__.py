@@ -45,6 +45,7 @@ def load_config(
     path: str | os.PathLike[str] | None = None,
     overrides: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
+    origin: str = "flag",
 ) -> Config:
     """Load, merge and check the configuration.
 
@@ -53,6 +54,7 @@ def load_config(
         overrides: Dotted key -> value or its text, as given by flags;
             ``streams.*.KEY`` means every stream. They win over everything else.
         environ: Where to look for ``STREAMCLS_*`` variables; `os.environ` if None.
+        origin: What gave the overrides, in a word for whoever reads what is wrong with them.
 
     Returns:
         The effective configuration. Without any stream it listens to the default microphone
@@ -68,7 +70,7 @@ def load_config(
     """
     tree: Tree = read_file(Path(path)) if path is not None else {}
     lay_environment(tree, os.environ if environ is None else environ)
-    lay_overrides(tree, overrides or {})
+    lay_overrides(tree, overrides or {}, origin)
     reader = Reader()
     config = reader.read(tree)
     problems = reader.problems + [

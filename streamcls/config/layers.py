@@ -74,8 +74,8 @@ def lay_environment(tree: Tree, environ: Mapping[str, str]) -> None:
         _put(tree, path, Leaf(environ[variable], f"variable {variable}", is_text=True))
 
 
-def lay_overrides(tree: Tree, overrides: Mapping[str, object]) -> None:
-    """Lay flags, ``{"inference.hop_ms": 160}``, over ``tree``.
+def lay_overrides(tree: Tree, overrides: Mapping[str, object], origin: str) -> None:
+    """Lay flags or a request, ``{"inference.hop_ms": 160}``, over ``tree``.
 
     ``streams.*.KEY`` means every stream, or the default stream where none is configured. A
     name with a dot is quoted, as in TOML: ``events.class."Mr. Dog".cooldown_s``. A value may be a
@@ -90,7 +90,7 @@ def lay_overrides(tree: Tree, overrides: Mapping[str, object]) -> None:
         if path[:2] == ["streams", "*"]:
             every.append((path, value))
         else:
-            _put(tree, path, _tag_one(value, "flag", is_text=True))
+            _put(tree, path, _tag_one(value, origin, is_text=True))
     names = list(_below(tree, "streams")) or [DEFAULT_STREAM]
     for path, value in every:
         if path[2:] == ["source"] and len(names) > 1:
@@ -101,7 +101,7 @@ def lay_overrides(tree: Tree, overrides: Mapping[str, object]) -> None:
                 ]
             )
         for name in names:
-            _put(tree, ["streams", name, *path[2:]], _tag_one(value, "flag", is_text=True))
+            _put(tree, ["streams", name, *path[2:]], _tag_one(value, origin, is_text=True))
 
 
 def _tag(table: Mapping[str, Any], origin: str, is_text: bool = False) -> Tree:

@@ -176,7 +176,8 @@ class Config:
     """The configuration of one daemon.
 
     Attributes:
-        origins: Dotted key -> where its value came from (`default`, a file, a variable, `flag`).
+        origins: Dotted key -> where its value came from (`default`, a file, a variable, `flag`,
+            `request`).
     """
 
     model: Annotated[
