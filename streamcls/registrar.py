@@ -26,6 +26,7 @@ from streamcls.ingest import Ingest
 from streamcls.postprocess.ledger import CloseReason
 from streamcls.postprocess.rules import resolve_rules
 from streamcls.postprocess.settings import EventSettings, change_thresholds
+from streamcls.publish.messages import round_score
 from streamcls.publish.publisher import Publisher
 from streamcls.ring import Ring
 from streamcls.roster import RESTING, Roster
@@ -277,7 +278,7 @@ class Registrar:
             offset: New offset threshold; None leaves it.
 
         Returns:
-            For each stream changed ``{label: [onset, offset]}`` in force.
+            For each stream changed ``{label: [onset, offset]}`` in force, as numbers to publish.
 
         Raises:
             ConfigError: There is no such stream or class, or the thresholds contradict each other.
@@ -301,7 +302,10 @@ class Registrar:
     def _list_thresholds(self, events: EventSettings) -> dict[str, list[float]]:
         header = self.model.checkpoint.header
         rules = resolve_rules(events, header.labels, header.thresholds, header.unknown_labels)
-        return {one.label: [one.onset_threshold, one.offset_threshold] for one in rules}
+        return {
+            one.label: [round_score(one.onset_threshold), round_score(one.offset_threshold)]
+            for one in rules
+        }
 
     def stop_capture(self) -> None:
         """Stop all feeders, for good."""

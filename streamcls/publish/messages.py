@@ -47,7 +47,7 @@ class Vocabulary:
 def top_scores(probabilities: FloatArray, labels: tuple[str, ...], top_k: int) -> dict[str, float]:
     """Return the ``top_k`` most probable labels, best first; all of them when ``top_k`` is 0.
 
-    Values are rounded to 6 significant digits: more than any model means, and short as text.
+    Values are rounded (`round_score`): more digits than any model means, and short as text.
 
     Args:
         probabilities: ``[classes]`` float32 in [0, 1].
@@ -73,7 +73,7 @@ def top_scores(probabilities: FloatArray, labels: tuple[str, ...], top_k: int) -
     else:
         order = np.argsort(-probabilities, kind="stable")
     kept = zip(order.tolist(), probabilities[order].tolist(), strict=True)
-    return {labels[index]: _round(value) for index, value in kept}
+    return {labels[index]: round_score(value) for index, value in kept}
 
 
 def _top_of_few(
@@ -84,10 +84,11 @@ def _top_of_few(
         raise ValueError("a probability is not finite")
     order = sorted(range(len(labels)), key=probabilities.__getitem__, reverse=True)
     best = order[: top_k or None]
-    return {labels[index]: _round(probabilities[index]) for index in best}
+    return {labels[index]: round_score(probabilities[index]) for index in best}
 
 
-def _round(score: float) -> float:
+def round_score(score: float) -> float:
+    """Return a probability as it is published, with 6 significant digits."""
     return float(f"{score:.6g}")
 
 
@@ -95,7 +96,7 @@ def _check_score(score: float) -> float:
     if not math.isfinite(score):
         raise ValueError("a probability is not finite")
     # A mean of many ones may come out a little above one.
-    return min(max(_round(score), 0.0), 1.0)
+    return min(max(round_score(score), 0.0), 1.0)
 
 
 def wire_message(

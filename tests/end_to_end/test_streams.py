@@ -118,8 +118,8 @@ def test_thresholds_change_while_it_runs(launcher: Launcher, model, long_noise) 
         daemon.listen(
             lambda m: isinstance(m, EventMessage) and m.state == "offset" and m.reason == "reload"
         )
-        one = {"stream": "mic", "label": "class_3", "onset_threshold": 0.7}
-        assert control.call("thresholds.set", one)["mic"]["class_3"][0] == 0.7
+        one = {"stream": "mic", "label": "class_3", "onset_threshold": 0.949 * 2 / 3}
+        assert control.call("thresholds.set", one)["mic"]["class_3"] == [0.632667, 0.5]
         with pytest.raises(ControlError, match="class_99"):
             control.call("thresholds.set", {"label": "class_99", "onset_threshold": 0.7})
         with pytest.raises(ControlError, match="give onset_threshold, offset_threshold or both"):
