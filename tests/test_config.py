@@ -502,7 +502,7 @@ def test_variables_and_flags_reach_classes_groups_and_lists(tmp_path: Path):
     ("text", "expected"),
     [
         (
-            "[events]\nonset_threshold = 0.5\noffset_threshold = 0.6",
+            '[events]\nonset_threshold = 0.5\noffset_threshold = 0.6\nallow = ["dog", "cat"]',
             "events: offset_threshold = 0.6 is above onset_threshold = 0.5",
         ),
         (

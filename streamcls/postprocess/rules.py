@@ -63,6 +63,7 @@ def resolve_rules(
             that contradict each other.
     """
     problems = list(_find_stranger_problems(settings, labels))
+    alike: list[TrackRules] = []  # of the classes without a table of their own
     index = {label: position for position, label in enumerate(labels)}
     grouped = {label for group in settings.group.values() for label in group.labels}
     wanted = {*settings.allow, *settings.class_}
@@ -71,15 +72,20 @@ def resolve_rules(
         members = tuple(sorted({index[label] for label in group.labels if label in index}))
         own = [thresholds[labels[i]] for i in members if labels[i] in thresholds]
         rules.append(_track_rules(name, members, settings, group, min(own, default=None)))
-        problems += _find_threshold_problems(f"events.group.{_key(name)}", rules[-1], settings)
+        problems += _find_threshold_problems(f"events.group.{_key(name)}", rules[-1:], settings)
     for position, label in enumerate(labels):
         if label in grouped or (label in unknown_labels and label not in wanted):
             continue
         nearest = settings.class_.get(label, ClassSettings())
         own_threshold = thresholds.get(label)
         rules.append(_track_rules(label, (position,), settings, nearest, own_threshold))
-        where = f"events.class.{_key(label)}" if label in settings.class_ else "events"
-        problems += _find_threshold_problems(where, rules[-1], settings)
+        if label in settings.class_:
+            where = f"events.class.{_key(label)}"
+            problems += _find_threshold_problems(where, rules[-1:], settings)
+        else:
+            alike.append(rules[-1])
+    if alike:
+        problems += _find_threshold_problems("events", alike, settings)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return rules
@@ -156,25 +162,41 @@ def _stranger(where: str, name: str, known: Sequence[str], what: str) -> str:
 
 
 def _find_threshold_problems(
-    where: str, rules: TrackRules, settings: EventSettings
+    where: str, rules: Sequence[TrackRules], settings: EventSettings
 ) -> Iterator[str]:
-    if rules.offset_threshold > rules.onset_threshold:
+    """Yield what contradicts itself in the tracks of one table, which differ in the onset only.
+
+    The worst stands for all of them: the same sentence for each of 521 classes helps nobody.
+    """
+    lowest = min(rules, key=lambda track: track.onset_threshold)
+    highest = max(rules, key=lambda track: track.onset_threshold)
+    if lowest.offset_threshold > lowest.onset_threshold:
+        whose = _whose(lowest, rules, "lowest")
         yield (
-            f"{where}: offset_threshold = {rules.offset_threshold:g} is above onset_threshold = "
-            f"{rules.onset_threshold:g} of {rules.label!r}; a sound would end before it begins: "
+            f"{where}: offset_threshold = {lowest.offset_threshold:g} is above onset_threshold = "
+            f"{lowest.onset_threshold:g}{whose}; a sound would end before it begins: "
             f"lower the one or raise the other"
         )
-    if rules.confirm_ns > rules.confirm_window_ns:
+    if lowest.confirm_ns > lowest.confirm_window_ns:
         yield (
-            f"{where}: confirm_ms = {rules.confirm_ns / _NS_PER_MS:g} does not fit into "
-            f"confirm_window_ms = {rules.confirm_window_ns / _NS_PER_MS:g}; raise the window"
+            f"{where}: confirm_ms = {lowest.confirm_ns / _NS_PER_MS:g} does not fit into "
+            f"confirm_window_ms = {lowest.confirm_window_ns / _NS_PER_MS:g}; raise the window"
         )
     ceiling = settings.noise_floor.ceiling
-    if settings.noise_floor.enabled and rules.onset_threshold > ceiling:
+    if settings.noise_floor.enabled and highest.onset_threshold > ceiling:
+        whose = _whose(highest, rules, "highest")
         yield (
             f"events.noise_floor.ceiling = {ceiling:g} is below onset_threshold = "
-            f"{rules.onset_threshold:g} of {rules.label!r}; raise the ceiling"
+            f"{highest.onset_threshold:g}{whose}; raise the ceiling"
         )
+
+
+def _whose(track: TrackRules, rules: Sequence[TrackRules], rank: str) -> str:
+    """Say which track's onset threshold it is, if not that of all."""
+    if len(rules) == 1:
+        return f" of {track.label!r}"
+    is_shared = all(one.onset_threshold == track.onset_threshold for one in rules)
+    return "" if is_shared else f" of {track.label!r}, the {rank}"
 
 
 def _key(name: str) -> str:

@@ -115,6 +115,28 @@ def test_all_mistakes_are_found_at_once():
     assert len(caught.value.problems) == 3
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (EventSettings(offset_threshold=0.8), "onset_threshold = 0.5 of 'cat', the lowest; a"),
+        (EventSettings(0.5, 0.8), "events: offset_threshold = 0.8 is above onset_threshold = 0.5;"),
+        (
+            EventSettings(noise_floor=NoiseFloorSettings(enabled=True, ceiling=0.5)),
+            "below onset_threshold = 0.7 of 'dog', the highest; raise",
+        ),
+        (
+            EventSettings(0.6, noise_floor=NoiseFloorSettings(enabled=True, ceiling=0.5)),
+            "below onset_threshold = 0.6; raise",
+        ),
+    ],
+)
+def test_a_mistake_in_what_holds_for_all_classes_is_said_once(settings, expected):
+    with pytest.raises(ConfigError) as caught:
+        rules_by_label(settings)
+    (problem,) = caught.value.problems
+    assert expected in problem
+
+
 def test_the_dataclasses_read_what_a_toml_file_says():
     table = {
         "onset_threshold": 0.7,
