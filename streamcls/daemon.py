@@ -95,7 +95,7 @@ def run_daemon(
         finally:
             notifier.stopping()
             summary = daemon.shutdown()
-    report(summary, summary_path)
+        report(summary, summary_path)
     status = 1 if summary.failed_streams else 0
     if daemon.compiling:
         # XLA cannot be stopped; coming back to an interpreter that ends it aborts the process.

@@ -1,17 +1,27 @@
 """How programs that run until interrupted are interrupted; in the main thread only."""
 
+import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+ONE_INTERRUPT_S = 1.0
+"""SIGINTs so close together mean one: a key pressed twice, or a wrapper that passes on what the
+terminal has sent to all."""
+_AGAIN = b"streamcls: interrupted again, not waiting for the end\n"
 
 
 @contextmanager
 def stop_on_signals(
     stop: Callable[[], None], reload: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call `stop`; a second SIGINT interrupts at once.
+    """Let SIGTERM and SIGINT call `stop`; a SIGINT more than a second later interrupts at once.
+
+    Once it has ended as SIGINT asked, SIGINT is ignored: the interpreter takes a moment to go, and
+    would print a traceback, or die of the signal.
 
     Args:
         stop: Quick, and harmless when called again.
@@ -19,20 +29,27 @@ def stop_on_signals(
             closed stops instead: SIGHUP means that, too.
     """
     had_terminal = _has_terminal()
+    interrupted_s = math.inf
 
     def handle(number: int, frame: FrameType | None) -> None:
-        del frame
+        nonlocal interrupted_s
         if number == signal.SIGHUP and reload is not None and _has_terminal() >= had_terminal:
             reload()
             return
         stop()
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            now_s = time.monotonic()
+            interrupted_s = min(interrupted_s, now_s)
+            if now_s - interrupted_s > ONE_INTERRUPT_S:
+                os.write(2, _AGAIN)  # `print` may be what is interrupted
+                signal.default_int_handler(number, frame)
 
     numbers = [signal.SIGTERM, signal.SIGINT] + ([signal.SIGHUP] if reload else [])
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
+        if interrupted_s < math.inf:
+            previous[signal.SIGINT] = signal.SIG_IGN
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

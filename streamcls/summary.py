@@ -134,6 +134,7 @@ def report(summary: Summary, path: Path | None) -> None:
     text = json.dumps(asdict(summary), indent=2) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
+        sys.stdout.flush()
         return
     try:
         path.write_text(text)

@@ -349,12 +349,17 @@ def test_a_closed_output_ends_quietly():
 
 
 def test_interrupt_ends_quietly(tmp_path: Path):
+    """Also when it is pressed once more while the interpreter ends."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, signal\natexit.register(signal.raise_signal, signal.SIGINT)\n"
+    )
     fifo = tmp_path / "config.toml"
     os.mkfifo(fifo)
     with (
         subprocess.Popen(
             [sys.executable, "-m", "streamcls", "config", "check", str(fifo)],
             stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
         ) as process,
         fifo.open("w"),
     ):  # opens once the command has, so it is past its start-up

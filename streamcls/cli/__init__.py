@@ -7,6 +7,7 @@ but standard output. One module a command; each imports what it runs only when i
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"streamcls: error: {_message(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        # A second one would find the interpreter ending itself, which prints a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The interpreter flushes once more at exit: give it somewhere to flush to.

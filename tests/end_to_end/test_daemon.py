@@ -1,6 +1,7 @@
 """`streamcls run` as a user runs it: files, pipes, several streams, signals, figures."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import soundfile
 
 from streamcls.client import ControlClient
 from streamcls.publish.schema import HealthMessage, PredictionMessage
+from streamcls.signals import ONE_INTERRUPT_S
 from tests.audio_server import hide_portaudio
 from tests.end_to_end.conftest import Launcher
 
@@ -161,8 +163,11 @@ def test_file_shorter_than_a_window(launcher: Launcher, model, tmp_path) -> None
     assert prediction.sample_end == int(0.4 * RATE_HZ)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_order(launcher: Launcher, model, tmp_path, number) -> None:
+@pytest.mark.parametrize(
+    ("number", "again_s"), [(signal.SIGTERM, 0.0), (signal.SIGINT, 0.0), (signal.SIGINT, 0.6)]
+)
+def test_a_signal_ends_it_in_order(launcher: Launcher, model, tmp_path, number, again_s) -> None:
+    """Also when it comes again and again before it has been heeded, up to the last moment."""
     path = write_noise(tmp_path / "long.wav", 60.0)
     with launcher.run("--model", model, "--source", f"file:{path}", stderr=subprocess.PIPE) as d:
         d.listen(lambda m: isinstance(m, PredictionMessage))
@@ -174,11 +179,36 @@ def test_a_signal_ends_it_in_order(launcher: Launcher, model, tmp_path, number) 
             assert stream["health"]["state"] == "live"
             assert {m["type"] for m in control.call("snapshot")} == {"health", "prediction"}
         d.process.send_signal(number)
+        give_up_s = time.monotonic() + again_s
+        while time.monotonic() < give_up_s and d.process.poll() is None:
+            d.process.send_signal(number)
+            time.sleep(0.002)
         assert d.process.wait(10) == 0
         assert d.process.stderr is not None
         said = d.process.stderr.read().decode()
     assert "Traceback" not in said
     assert "windows with model seasoned" in said
+    assert "samples captured" in said.splitlines()[-1]
+
+
+def test_an_interrupt_that_repeats_ends_what_does_not_end(
+    launcher: Launcher, model, tmp_path
+) -> None:
+    path = write_noise(tmp_path / "long.wav", 60.0)
+    summary = tmp_path / "summary"
+    os.mkfifo(summary)  # that nobody reads
+    arguments = ("--model", model, "--source", f"file:{path}", "--summary-json", str(summary))
+    with launcher.run(*arguments, stderr=subprocess.PIPE) as d:
+        d.listen(lambda m: isinstance(m, PredictionMessage))
+        d.process.send_signal(signal.SIGINT)
+        time.sleep(ONE_INTERRUPT_S + 1.0)
+        assert d.process.poll() is None
+        d.process.send_signal(signal.SIGINT)
+        assert d.process.wait(10) == 130
+        assert d.process.stderr is not None
+        said = d.process.stderr.read().decode()
+    assert "Traceback" not in said
+    assert said.endswith("streamcls: interrupted again, not waiting for the end\n")
 
 
 def test_bad_input_is_refused_in_one_message(launcher: Launcher, model, tmp_path) -> None:
