@@ -92,11 +92,12 @@ def _replace(
     """Return the names of the streams that go, and the streams that come."""
     removed: list[str] = []
     added: dict[str, Stream] = {}
-    for name, table in config.streams.items():
-        stream = present.streams.get(name)
+    for name in config.streams:
+        table, stream = _find_news(present, name, config), present.streams.get(name)
+        if table is None:
+            continue
         if stream is None:
-            if table != present.config.streams.get(name):
-                added[name] = make(name, table)
+            added[name] = make(name, table)
         elif dataclasses.replace(table, events=stream.config.events) != stream.config:
             removed.append(name)
             added[name] = make(name, table)
@@ -105,11 +106,21 @@ def _replace(
     return removed, added
 
 
+def _find_news(present: Present, name: str, config: Config) -> StreamConfig | None:
+    """Return a stream's table where the configuration says something else than before.
+
+    Where it does not, what was done over the control socket stays: the stream may have been
+    removed, and another of its name added.
+    """
+    table = config.streams.get(name)
+    return None if table == present.config.streams.get(name) else table
+
+
 def _resettle(
     present: Present, name: str, stream: Stream, config: Config, model: ServedModel
 ) -> tuple[StreamConfig, EventSettings, EventDetector | None]:
     """Return table, event settings and (if one is needed) new detector of a stream that stays."""
-    table = config.streams.get(name, stream.config)
+    table = _find_news(present, name, config) or stream.config
     wanted = settle_for_stream(config.events, table.events)
     before = settle_for_stream(present.config.events, stream.config.events)
     # What thresholds.set has changed holds until the configuration says something else.

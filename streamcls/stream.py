@@ -97,7 +97,7 @@ def check_source(name: str, stream: StreamConfig, config: Config) -> Source:
     try:
         source.check()
     except SourceLost as error:
-        if not _may_come_later(config, name):
+        if not _may_come_later(name, stream, config):
             raise
         reason = " ".join(str(error).split())
         log.warning("stream %s: %s; it is waited for", name, reason, extra={"stream": name})
@@ -115,15 +115,16 @@ def size_ring(config: Config, model: "ServedModel") -> tuple[int, int]:
     return buffered + model.window_samples, model.window_samples
 
 
-def _may_come_later(config: Config, name: str) -> bool:
+def _may_come_later(name: str, stream: StreamConfig, config: Config) -> bool:
     """Tell whether a source that is missing now is waited for.
 
     What a file configures is meant to run unattended, also when the machine boots faster than its
     sound server. Whoever names a source on the command line or by request wants to know at once.
     """
-    origin = config.origins.get(f"{stream_table(name)}.source")  # None: by request
+    if config.streams.get(name) is not stream:  # by request, be it under a name of the file's
+        return False
     has_file = any(origin.startswith("file ") for origin in config.origins.values())
-    return has_file and origin not in ("flag", None)
+    return has_file and config.origins.get(f"{stream_table(name)}.source") != "flag"
 
 
 def _parse_source(stream: StreamConfig) -> Source:

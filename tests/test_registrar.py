@@ -21,6 +21,7 @@ from streamcls.engine import Engine, Executor, build_executor
 from streamcls.errors import ConfigError, ModelError, PublishError, ReloadError, SourceError
 from streamcls.features import FrontEnd
 from streamcls.ingest import Ingest
+from streamcls.postprocess.settings import StreamEventSettings
 from streamcls.publish import outbox
 from streamcls.publish.publisher import Publisher
 from streamcls.publish.schema import STREAM_TYPES
@@ -334,6 +335,29 @@ def test_a_reload_with_a_sender_that_is_taken_changes_nothing(site: Site) -> Non
     assert site.roster.find("c").config.source == "remote:yard"
 
 
+def test_what_took_the_place_of_a_files_stream_stays_until_its_table_changes(
+    site: Site, tmp_path: Path
+) -> None:
+    for name in ("own", "other"):
+        noise = np.random.default_rng(0).normal(0, 0.1, 30 * RATE_HZ)
+        soundfile.write(tmp_path / f"{name}.wav", noise, RATE_HZ)
+    table = StreamConfig(source=f"file:{tmp_path}/own.wav", pace="realtime")
+    config = dataclasses.replace(site.config, streams={"porch": table})
+    site.registrar.change(config, site.model, None)
+    site.registrar.remove("porch")
+    events = StreamEventSettings(deny=("class_3",))
+    other = StreamConfig(source=f"file:{tmp_path}/other.wav", pace="realtime", events=events)
+    site.registrar.build("porch", other)
+    stream = site.roster.find("porch")
+    site.registrar.change(config, site.model, None)
+    assert site.roster.find("porch") is stream
+    assert (stream.config, stream.events.deny) == (other, ("class_3",))
+    quiet = dataclasses.replace(table, events=StreamEventSettings(onset_threshold=0.9))
+    changed = dataclasses.replace(config, streams={"porch": quiet})
+    site.registrar.change(changed, site.model, None)
+    assert site.roster.find("porch").config == quiet
+
+
 def test_a_device_that_is_away_is_waited_for_in_a_file_and_refused_in_a_request(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +374,10 @@ def test_a_device_that_is_away_is_waited_for_in_a_file_and_refused_in_a_request(
     with pytest.raises(SourceLost, match="there is no device:USB"):
         registrar.build("yard", StreamConfig("device:USB"))
     assert list(site.roster.streams) == ["porch"]
+    registrar.remove("porch")
+    with pytest.raises(SourceLost, match="there is no device:USB"):
+        registrar.build("porch", StreamConfig("device:USB"))
+    assert list(site.roster.streams) == []
 
 
 def test_one_name_too_many_is_refused_and_hurts_no_other_stream(
