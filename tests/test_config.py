@@ -261,7 +261,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path):
         ('streams.street.source = "file:"', "file:PATH"),
         ("streams.street.sample_rate_hz", "for pipe: and device: only"),
         ("streams.phone.sample_rate_hz", "missing"),
-        ("streams.phone.channel = 2", "use 0 to 0"),
+        ("streams.phone.channel = 2", 'the source has 1: choose 0 or "mix", or raise'),
         ('streams.second.source = "pipe:0"', "nothing after the colon"),
         ("streams phone, second", "one standard input"),
         ("inference.max_streams = 2", "at least 5"),
@@ -295,7 +295,15 @@ def test_every_problem_is_reported_at_once(tmp_path: Path):
             '[streams.m]\nsample_format = "s24le"',
             'streams.m.sample_format = "s24le": a device is read as s16le or f32le',
         ),
-        ("[streams.m]\nchannels = 2\nchannel = 2", "streams.m.channel = 2: there are 2"),
+        (
+            "[streams.m]\nchannels = 2\nchannel = 2",
+            "streams.m.channel = 2: does not exist, the source has 2: choose 0 to 1 or "
+            '"mix", or raise streams.m.channels',
+        ),
+        (
+            '[streams.m]\nsource = "remote:"\nchannel = 1',
+            'streams.m.channel = 1: does not exist, the source has 1: choose 0 or "mix"',
+        ),
         (
             "inference.hop_ms = 500\ninference.ring_s = 0.9",
             "inference.ring_s = 0.9: must hold two hops of 500 ms; set at least 1",
@@ -322,7 +330,6 @@ def test_every_problem_is_reported_at_once(tmp_path: Path):
             '[streams.m]\nsource = "remote:"\n[streams.n]\nsource = "remote:m"',
             "streams.n.source: m already takes the audio of the sender m",
         ),
-        ('[streams.m]\nsource = "remote:"\nchannel = 1', "streams.m.channel = 1: there are 1"),
         ("= 3", "{path}: not valid TOML: "),
         ("a = " + "[" * 100_000, "{path}: not valid TOML: "),
         ("a = " + "1" * 5000, "{path}: not valid TOML: "),

@@ -129,10 +129,12 @@ def _check_stream(name: str, stream: StreamConfig) -> Iterator[Problem]:
         )
     channels = stream.channels or (1 if kind in ("pipe", "remote") else None)
     if channels is not None and stream.channel != "mix" and stream.channel >= channels:
+        there = "0" if channels == 1 else f"0 to {channels - 1}"
+        more = f", or raise {prefix}.channels" if f"{kind}:" in FORMATTED else ""
         yield Problem(
             (source, f"{prefix}.channel", f"{prefix}.channels"),
-            f"{prefix}.channel = {stream.channel}: there are {channels} channels, counted from "
-            f'0; use 0 to {channels - 1} or "mix", or raise {prefix}.channels',
+            f"{prefix}.channel = {stream.channel}: does not exist, the source has {channels}: "
+            f'choose {there} or "mix"{more}',
         )
 
 
