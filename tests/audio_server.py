@@ -75,6 +75,17 @@ pcm.{name} {{
 """
 
 
+ALSA_NARROW_DEVICE = """\
+pcm.{name} {{
+  type multi
+  slaves.a {{ pcm "plug:mon" channels 1 }}
+  bindings.0 {{ slave a channel 0 }}
+  hint {{ show on description "added later" }}
+}}
+"""
+"""PulseAudio offers as many channels as are wanted; this has one (and delivers nothing)."""
+
+
 class FifoWriter:
     """Keeps a FIFO as full as a sound card would, of one sample value; closes with the context.
 
@@ -236,6 +247,11 @@ class AudioServer:
         """Show one more capture device to programs that look from now on."""
         with self._alsa_path.open("a") as file:
             file.write(ALSA_DEVICE.format(name=name, source=source, socket=self._socket))
+
+    def add_narrow_device(self, name: str) -> None:
+        """Show one more capture device, which has only one channel."""
+        with self._alsa_path.open("a") as file:
+            file.write(ALSA_NARROW_DEVICE.format(name=name))
 
     def rename_device(self, name: str, new_name: str) -> None:
         """Give a device another name for programs that look from now on."""

@@ -104,7 +104,11 @@ class DeviceSource:
         """Yield the blocks of one opening, and None when there was nothing for a while."""
         message = yield from self._await_message(process, "list the sound devices")
         device = find_device(self.name, read_devices(message))
-        process.open(self._make_order(device))
+        try:
+            order = self._make_order(device)
+        except SourceError as error:  # it had them when it was looked for, and may again
+            raise SourceLost(str(error)) from error
+        process.open(order)
         try:
             yield from self._await_message(process, f"open {device.name!r}")
         except SourceLost as error:

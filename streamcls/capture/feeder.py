@@ -14,7 +14,7 @@ from functools import partial
 
 from streamcls.capture.intake import Intake
 from streamcls.capture.pacer import Pacer
-from streamcls.capture.resample import Channel
+from streamcls.capture.resample import Channel, check_channel
 from streamcls.capture.source import EndOfStream, PacedSource, Source, SourceLost
 from streamcls.errors import SourceError
 from streamcls.ring import Ring
@@ -59,6 +59,7 @@ class Feeder:
         self.ring = ring
         self.state = HealthState.STARTING
         self.reason = ""
+        self._channel: Channel = channel
         self._on_health = on_health
         self._stopping = threading.Event()
         self._awake = threading.Event()
@@ -242,6 +243,7 @@ class Feeder:
                 self._move()
                 if block is not None:
                     if not self._delivered:
+                        self._check_channel()
                         self._delivered = True
                         self._intake.begin(self.source.sample_rate_hz, not self.source.live)
                     self._intake.take(block)
@@ -253,6 +255,15 @@ class Feeder:
         finally:
             self._intake.end()
             self.source.close()
+
+    def _check_channel(self) -> None:
+        """Refuse a source without the channel; a live one may have it when it comes back."""
+        try:
+            check_channel(self._channel, self.source.channels)
+        except SourceError as error:
+            if self.source.finite:
+                raise
+            raise SourceLost(f"{self.source}: {error}") from error
 
     def _judge_silence(self) -> None:
         if self._intake.silence_s >= SILENCE_S:

@@ -359,6 +359,24 @@ def test_a_device_is_found_when_it_appears_and_lost_when_it_gets_another_name(
 
 
 @pytest.mark.pulseaudio
+def test_a_device_that_comes_back_with_fewer_channels_is_waited_for(server: AudioServer) -> None:
+    server.add_device("desk", "testsink.monitor")
+    with Listener("device:desk", SourceOptions(channels=2)) as listener:
+        live = listener.wait_for(HealthState.LIVE)
+        server.rename_device("desk", "cellar")
+        server.add_narrow_device("desk")
+        os.kill(listener.process_id, signal.SIGKILL)  # as if it was pulled out
+        listener.wait_for(
+            HealthState.RECOVERING, after=live, reason="desk has 1 channels, not 2; set channels"
+        )
+        server.rename_device("desk", "attic")
+        server.rename_device("cellar", "desk")
+        listener.wait_for(HealthState.LIVE, after=live)
+        listener.wait_for_audio(0.3)
+    listener.check_times_over_the_hole()
+
+
+@pytest.mark.pulseaudio
 def test_a_microphone_of_zeros_is_silent_until_it_is_heard(
     server: AudioServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Audio over real HTTP and RTSP connections on loopback, through FFmpeg."""
 
 import io
+import itertools
 import subprocess
 import sys
 import threading
@@ -200,12 +201,12 @@ def test_rtsp_is_played_and_lost_packets_are_holes() -> None:
 class Fed:
     """A feeder on a network source and what it reported."""
 
-    def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch, channel: int = 0) -> None:
         monkeypatch.setattr(feeder_module, "RETRY_FIRST_S", 0.05)
         monkeypatch.setattr(feeder_module, "RETRY_LONGEST_S", 0.2)
         self.reports: list[Health] = []
         self.ring = Ring(60 * RATE_HZ, RATE_HZ)
-        self.feeder = Feeder("net", NetworkSource(url), self.ring, 0, self.reports.append)
+        self.feeder = Feeder("net", NetworkSource(url), self.ring, channel, self.reports.append)
 
     def __enter__(self) -> "Fed":
         self.feeder.start()
@@ -242,6 +243,23 @@ def test_a_server_that_dies_and_comes_back_is_heard_again(
     with AudioHttp(pages, port):
         assert fed.wait_for(HealthState.LIVE, after=seen).dropped_samples > 0
         fed.__exit__()
+
+
+def test_a_camera_that_comes_back_without_the_channel_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stereo, mono = (encode(noise(1, channels=n), "WAV") for n in (2, 1))
+    sent = itertools.chain([stereo, mono, mono], itertools.repeat(stereo))
+    pages = {"/live": live(lambda: in_pieces(next(sent), 1, burst=0.5))}
+    with AudioHttp(pages) as server, Fed(server.url("/live"), monkeypatch, channel=1) as fed:
+        fed.wait_for(HealthState.LIVE)
+        fed.wait_for(HealthState.LOST)
+        seen = len(fed.reports)
+        live_again = fed.wait_for(HealthState.LIVE, after=seen)
+        waited = fed.reports[seen : fed.reports.index(live_again)]
+    without = [report for report in waited if "/live: channel 1 does not exist" in report.reason]
+    assert [report.state for report in without] == 2 * [HealthState.RECOVERING]
+    assert all(report.reason.startswith("attempt ") for report in without)
 
 
 @pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG", "MP3"])
