@@ -81,4 +81,8 @@ def _print_finding(finding: "Finding") -> None:
     table.add_column(width=14)
     table.add_column(overflow="fold")
     table.add_row(finding.grade, finding.name, seen)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        print(line.rstrip(), flush=True)  # without the blanks that fill up the last column

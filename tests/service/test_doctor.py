@@ -1,6 +1,7 @@
 """`streamcls doctor` on this machine as it is, with sources that work and sources that do not."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -68,6 +69,17 @@ def hear(tmp_path: Path, source: str, **options: object) -> Finding:
     (finding,) = daemon.check_sources(load_config(None, overrides, environ={}))
     assert finding.name == "stream a"
     return finding
+
+
+def test_its_text_is_wrapped_to_lines_without_blanks_at_their_end():
+    command = [sys.executable, "-m", "streamcls", "doctor", "--set", "inference.hop_ms=0"]
+    environment = {**os.environ, "COLUMNS": "60"}
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment
+    )
+    lines = result.stdout.splitlines()
+    assert any(line.startswith(" " * 22) for line in lines)
+    assert [line for line in lines if len(line) > 60 or line != line.rstrip()] == []
 
 
 def test_silence_is_a_warning(tmp_path: Path):
