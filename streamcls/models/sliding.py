@@ -107,13 +107,24 @@ class Sliding(Layer):
         Yields:
             ``(frame, mel, inputs [..., frames_out, n_mels_out, channels])``.
         """
+        for i, frames in enumerate(self.frame_taps(x)):
+            for j, inputs in enumerate(self.mel_taps(frames)):
+                yield i, j, inputs
+
+    def frame_taps(self, x: jax.Array) -> Iterator[jax.Array]:
+        """Give, for every place of the kernel along time, the frames that meet it.
+
+        Args:
+            x: ``[..., frames, n_mels, channels]``, padded along time.
+
+        Yields:
+            ``[..., frames_out, n_mels, channels]``.
+        """
         n_frames_out = self.geometry.outputs(x.shape[-3])
         for i in range(self.kernel_size[0]):
             start = i * self.dilation_frames
             stop = start + (n_frames_out - 1) * self.strides[0] + 1
-            rows = x[..., start : stop : self.strides[0], :, :]
-            for j, inputs in enumerate(self.mel_taps(rows)):
-                yield i, j, inputs
+            yield x[..., start : stop : self.strides[0], :, :]
 
     def mel_taps(self, x: jax.Array) -> Iterator[jax.Array]:
         """Give, for every place of the kernel along the mels, the inputs that meet it.
@@ -127,6 +138,22 @@ class Sliding(Layer):
         for j in range(self.kernel_size[1]):
             last = j + (self.n_mels_out - 1) * self.strides[1] + 1
             yield x[..., j : last : self.strides[1], :]
+
+    def met_mels(self) -> Iterator[tuple[int, slice, tuple[int, int]]]:
+        """Give the mels that meet each place of the kernel along the mels, without padding.
+
+        Places that only padding meets are left out.
+
+        Yields:
+            ``(place, mels, (outputs before, outputs after))``: how many outputs meet padding there.
+        """
+        (before, _), stride = self.mel_pad, self.strides[1]
+        for j in range(self.kernel_size[1]):
+            first = max(0, -((j - before) // stride))
+            last = min(self.n_mels_out - 1, (self.n_mels - 1 + before - j) // stride)
+            if first <= last:
+                start, stop = (output * stride + j - before for output in (first, last))
+                yield j, slice(start, stop + 1, stride), (first, self.n_mels_out - 1 - last)
 
 
 def _pad(padding: Padding, length: int, reach: int, stride: int) -> tuple[int, int]:

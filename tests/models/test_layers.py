@@ -43,6 +43,26 @@ def test_same_padding_equals_flax(depthwise: bool, strides) -> None:
     assert not conv.time_valid
 
 
+@pytest.mark.parametrize("channels", [4, 128])
+@pytest.mark.parametrize("n_mels", [1, 2, 7])
+@pytest.mark.parametrize(
+    ("kernel", "strides"), [((3, 3), (1, 1)), ((3, 3), (2, 2)), ((1, 5), (1, 3)), ((4, 7), (2, 1))]
+)
+def test_depthwise_equals_flax_whatever_is_padded(kernel, strides, n_mels, channels) -> None:
+    rngs = nnx.Rngs(0)
+    conv = Conv(
+        channels, channels, kernel=kernel, strides=strides, depthwise=True, n_mels=n_mels,
+        time_padding="same", norm=None, rngs=rngs,
+    )  # fmt: skip
+    reference = nnx.Conv(
+        channels, channels, kernel, strides, feature_group_count=channels, rngs=rngs
+    )
+    reference.kernel[...] = conv.kernel[...].reshape(reference.kernel.shape)
+    x = jnp.asarray(np.resize(X, (2, 11, n_mels, channels)))
+    ours, theirs = nnx.jit(lambda one, other, x: (one(x), other(x)))(conv, reference, x)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize(("kernel", "strides"), [((3, 3), (1, 2)), ((5, 5), (2, 2))])
 def test_gradients_of_one_channel_equal_flax(kernel, strides) -> None:
     rngs = nnx.Rngs(0)
