@@ -47,7 +47,7 @@ from streamcls.reload import Reloader
 from streamcls.roster import AWAY, Roster
 from streamcls.served import ServedModel, load_model
 from streamcls.signals import stop_on_signals
-from streamcls.summary import Summary, check_path, report
+from streamcls.summary import Summary, report
 from streamcls.types import HealthState
 from streamcls.units import samples_to_ms
 
@@ -70,7 +70,8 @@ def run_daemon(
 
     Args:
         config: Checked configuration.
-        summary_path: Where to write the final figures as JSON; ``-`` is standard output.
+        summary_path: Where to write the final figures as JSON (see `streamcls.summary.check_path`);
+            ``-`` is standard output.
         reread: Reads the configuration again, for SIGHUP; None reads the model again only.
         sources: Of streams whose source was checked already (`streamcls.stream.check_source`).
 
@@ -81,8 +82,6 @@ def run_daemon(
     Raises:
         StreamclsError: Something named in the configuration cannot be used.
     """
-    if summary_path is not None:
-        check_path(summary_path)
     daemon = Daemon(config, reread, sources)
     with stop_on_signals(daemon.stop, daemon.reload), Notifier() as notifier:
         try:

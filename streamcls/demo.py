@@ -19,9 +19,9 @@ from typing import Any
 from rich.console import Console
 
 from streamcls.client import Subscriber
-from streamcls.engine.latency import LatencyHistogram
 from streamcls.errors import StreamclsError
 from streamcls.inbox import Gap
+from streamcls.latency import LatencyHistogram
 from streamcls.publish.schema import EventMessage, PredictionMessage
 from streamcls.textline import format_message, format_prediction
 from streamcls.units import NS_PER_S, samples_to_ns

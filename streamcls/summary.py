@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from streamcls.engine import LatencyHistogram
 from streamcls.errors import StreamclsError
+from streamcls.latency import LatencyHistogram
 from streamcls.types import Health, HealthState
 
 

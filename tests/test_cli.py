@@ -225,6 +225,7 @@ def test_quick_commands_do_not_load_jax(arguments: list[str], tmp_path: Path):
         (["--model", "missing.safetensors"], "no such file: missing.safetensors"),
         (["--model", "cut.safetensors"], "cut.safetensors is not a readable checkpoint"),
         (["--source", "file:missing.wav"], "missing.wav: no such file"),
+        (["--summary-json", "missing/summary.json"], "cannot write the summary to missing/"),
     ],
 )
 def test_what_is_not_there_is_refused_before_jax_is_loaded(

@@ -61,7 +61,10 @@ def _run(arguments: argparse.Namespace) -> int:
         with leave_on_interrupt():
             from streamcls.header import find_checkpoint, read_header
             from streamcls.stream import check_source
+            from streamcls.summary import check_path
         # What is not there is said before JAX is loaded, which takes seconds.
+        if arguments.summary_json is not None:
+            check_path(arguments.summary_json)
         read_header(find_checkpoint(config.model))
         sources = {name: check_source(name, one, config) for name, one in config.streams.items()}
         with leave_on_interrupt():

@@ -9,12 +9,10 @@ from streamcls.engine.device import select_device
 from streamcls.engine.engine import Engine
 from streamcls.engine.executor import Executor, StepResult
 from streamcls.engine.factory import build_executor, choose_hop_samples
-from streamcls.engine.latency import LatencyHistogram
 
 __all__ = [
     "Engine",
     "Executor",
-    "LatencyHistogram",
     "StepResult",
     "build_executor",
     "check_address_space",

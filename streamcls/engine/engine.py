@@ -18,10 +18,10 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 from streamcls.engine.executor import FULL_SCALE, Executor
-from streamcls.engine.latency import LatencyHistogram
 from streamcls.engine.ready import ReadyQueue
 from streamcls.engine.window import WindowTracker, power_to_dbfs
 from streamcls.errors import ModelError
+from streamcls.latency import LatencyHistogram
 from streamcls.ring import Ring
 from streamcls.types import FloatArray, Hop, Prediction
 from streamcls.units import NS_PER_S, samples_to_ns

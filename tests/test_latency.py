@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from streamcls.engine.latency import LatencyHistogram
+from streamcls.latency import LatencyHistogram
 
 
 def test_percentiles_within_a_bin() -> None:
