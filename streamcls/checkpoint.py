@@ -46,6 +46,9 @@ __all__ = [
     "save_checkpoint",
 ]
 
+_LARGEST_WEIGHT = 1e12
+"""No training comes near it; a flipped bit of an exponent makes some 1e37 of most weights."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -165,6 +168,11 @@ def _assign(path: Path, model: Classifier, tensors: dict[str, NDArray[Any]]) -> 
             )
         if not np.isfinite(tensor).all():
             raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity; train it again")
+        if (largest := float(np.abs(tensor).max(initial=0))) > _LARGEST_WEIGHT:
+            raise CheckpointError(
+                f"{path}: tensor {name} holds {largest:.3g}, the limit is {_LARGEST_WEIGHT:g}: the "
+                f"file is damaged; fetch or export it again"
+            )
     flat = nnx.to_flat_state(nnx.state(model))
     filled = []
     for variable_path, variable in flat:

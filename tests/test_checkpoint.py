@@ -113,6 +113,7 @@ def test_geometry_is_derived_not_believed(path: Path, tmp_path: Path) -> None:
         (np.zeros(3, np.float32), r"tensor head.dense.bias is float32\[3\]"),
         (np.zeros(12, np.float16), r"is float16\[12\], the architecture needs float32\[12\]"),
         (np.full(12, np.nan, np.float32), "holds NaN or infinity"),
+        (np.full(12, -3e36, np.float32), "holds 3e.36, the limit is 1e.12: the file is damaged"),
     ],
 )
 def test_tensors_that_do_not_fit(path: Path, tmp_path: Path, change, message) -> None:
