@@ -60,11 +60,14 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         with leave_on_interrupt():
             from streamcls.header import find_checkpoint, read_header
+            from streamcls.publish.keys import ServerKeys
             from streamcls.stream import check_source
             from streamcls.summary import check_path
         # What is not there is said before JAX is loaded, which takes seconds.
         if arguments.summary_json is not None:
             check_path(arguments.summary_json)
+        if config.security.keys:
+            ServerKeys.load(config.security.keys, config.security.clients)
         read_header(find_checkpoint(config.model))
         sources = {name: check_source(name, one, config) for name, one in config.streams.items()}
         with leave_on_interrupt():

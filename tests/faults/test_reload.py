@@ -249,13 +249,18 @@ def test_a_compilation_that_is_left_behind_cannot_abort_the_end(
 ) -> None:
     """XLA's thread, when it comes back while the interpreter ends, aborts the process."""
     program = f"""
-import atexit, os, signal, sys, threading
+import atexit, os, signal, sys, threading, time
 from streamcls.config import load_config
 from streamcls.daemon import run_daemon
 from streamcls.reload import Reloader
 atexit.register(os.abort)  # the interpreter's end
 Reloader.close = lambda *_: False
-threading.Timer(1, signal.raise_signal, [signal.SIGTERM]).start()
+def end():
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        time.sleep(0.1)
+    time.sleep(1)
+    signal.raise_signal(signal.SIGTERM)
+threading.Thread(target=end).start()
 layers = {{
     "model": {str(model)!r}, "streams.mic.source": "file:{long_noise}", "inference.max_streams": 1,
     "publish.endpoint": "ipc://{tmp_path}/pub", "publish.control": "ipc://{tmp_path}/control",
