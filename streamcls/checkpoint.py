@@ -166,9 +166,10 @@ def _assign(path: Path, model: Classifier, tensors: dict[str, NDArray[Any]]) -> 
                 f"{path}: tensor {name} is {tensor.dtype}{list(tensor.shape)}, the architecture "
                 f"needs float32{list(variable.shape)}"
             )
-        if not np.isfinite(tensor).all():
+        largest = float(np.abs(tensor).max(initial=0))  # NaN where one is
+        if not np.isfinite(largest):
             raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity; train it again")
-        if (largest := float(np.abs(tensor).max(initial=0))) > _LARGEST_WEIGHT:
+        if largest > _LARGEST_WEIGHT:
             raise CheckpointError(
                 f"{path}: tensor {name} holds {largest:.3g}, the limit is {_LARGEST_WEIGHT:g}: the "
                 f"file is damaged; fetch or export it again"

@@ -16,11 +16,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from streamcls.capture import Source
 from streamcls.config import Config, load_config, stream_table
 from streamcls.engine import (
     Engine,
@@ -30,10 +29,10 @@ from streamcls.engine import (
 )
 from streamcls.errors import StreamclsError
 from streamcls.ingest import Ingest
+from streamcls.inputs import Inputs, find_inputs
 from streamcls.notify import Notifier
 from streamcls.publish.control import ControlServer
 from streamcls.publish.journal import JournalLimits
-from streamcls.publish.keys import ServerKeys
 from streamcls.publish.methods import (
     AddStreamParams,
     MethodTable,
@@ -64,16 +63,15 @@ def run_daemon(
     config: Config,
     summary_path: Path | None = None,
     reread: Callable[[], Config] | None = None,
-    sources: Mapping[str, Source] | None = None,
+    inputs: Inputs | None = None,
 ) -> int:
     """Run until interrupted or until every source has ended.
 
     Args:
         config: Checked configuration.
-        summary_path: Where to write the final figures as JSON (see `streamcls.summary.check_path`);
-            ``-`` is standard output.
+        summary_path: Where to write the final figures as JSON; ``-`` is standard output.
         reread: Reads the configuration again, for SIGHUP; None reads the model again only.
-        sources: Of streams whose source was checked already (`streamcls.stream.check_source`).
+        inputs: Of `find_inputs`, where that was called already.
 
     Returns:
         Exit status: 0 after a regular end, 1 when a source failed for good. While a reload still
@@ -82,7 +80,7 @@ def run_daemon(
     Raises:
         StreamclsError: Something named in the configuration cannot be used.
     """
-    daemon = Daemon(config, reread, sources)
+    daemon = Daemon(config, reread, inputs or find_inputs(config, summary_path))
     with stop_on_signals(daemon.stop, daemon.reload), Notifier() as notifier:
         try:
             daemon.start(notifier)
@@ -110,7 +108,7 @@ class Daemon:
     Args:
         config: Checked configuration.
         reread: Reads the configuration again, for `reload`; None reads the model again only.
-        sources: Of streams whose source was checked already.
+        inputs: Of `find_inputs`, where that was called already.
 
     Attributes:
         compiling: A reload was under way at the end, and is left behind.
@@ -126,7 +124,7 @@ class Daemon:
         self,
         config: Config,
         reread: Callable[[], Config] | None = None,
-        sources: Mapping[str, Source] | None = None,
+        inputs: Inputs | None = None,
     ):
         self._config = config
         self._reread = reread
@@ -134,9 +132,8 @@ class Daemon:
         self._reload_wanted = threading.Event()
         self._stopping = threading.Event()
         self._started_s = time.monotonic()
-        security = config.security
-        keys = ServerKeys.load(security.keys, security.clients) if security.keys else None
-        ipc_mode = int(security.ipc_mode, 8)
+        inputs = inputs or find_inputs(config)
+        ipc_mode = int(config.security.ipc_mode, 8)
         check_address_space()
         threads = config.inference.threads or None
         log.info("computing on %s", select_device(config.inference.device, threads))
@@ -146,7 +143,7 @@ class Daemon:
             model.vocabulary,
             encoding=config.publish.encoding,
             top_k=config.publish.top_k,
-            keys=keys,
+            keys=inputs.keys,
             insecure=config.publish.insecure,
             ipc_mode=ipc_mode,
             # Of many streams, so much that half a second's pause of either reader loses nothing.
@@ -161,9 +158,9 @@ class Daemon:
         self._roster = Roster(self._publisher)
         self._registrar = Registrar(config, model, self._roster, self._publisher)
         for name, stream in config.streams.items():
-            self._registrar.build(name, stream, (sources or {}).get(name))
+            self._registrar.build(name, stream, inputs.sources[name])
         sockets: dict[str, Any] = {
-            "keys": keys,
+            "keys": inputs.keys,
             "insecure": config.publish.insecure,
             "ipc_mode": ipc_mode,
         }

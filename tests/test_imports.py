@@ -32,7 +32,9 @@ CLIENT_SIDE = {"publish.schema", "publish.endpoint", *KEYS, *CLIENTS}
 SOCKETS = {"publish.endpoint", "publish.service", "publish.wakeup", *KEYS}
 """Listening and being woken up; what every socket needs, not only the publisher's."""
 SERVING = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary"}
-DAEMON_SIDE = {*SERVING, "served", "stream", "change", "roster", "registrar", "reload", "daemon"}
+DAEMON_SIDE = {
+    *SERVING, "served", "stream", "inputs", "change", "roster", "registrar", "reload", "daemon"
+}  # fmt: skip
 
 ALLOWED: dict[str, set[str]] = {
     # streamcls/__init__.py runs before every import of anything else: what it names for
@@ -66,6 +68,7 @@ ALLOWED: dict[str, set[str]] = {
     "relay": {*FOUNDATION, *SOCKETS, "signals", "publish.schema", "publish.subscriptions"},
     "served": SERVING,
     "stream": {*SERVING, "served"},
+    "inputs": {*SERVING, "stream"},
     "roster": {*SERVING, "served", "stream"},
     "change": {*SERVING, "served", "stream"},
     "registrar": {*SERVING, "served", "stream", "change", "roster"},

@@ -59,20 +59,11 @@ def _run(arguments: argparse.Namespace) -> int:
     gc.disable()
     try:
         with leave_on_interrupt():
-            from streamcls.header import find_checkpoint, read_header
-            from streamcls.publish.keys import ServerKeys
-            from streamcls.stream import check_source
-            from streamcls.summary import check_path
-        # What is not there is said before JAX is loaded, which takes seconds.
-        if arguments.summary_json is not None:
-            check_path(arguments.summary_json)
-        if config.security.keys:
-            ServerKeys.load(config.security.keys, config.security.clients)
-        read_header(find_checkpoint(config.model))
-        sources = {name: check_source(name, one, config) for name, one in config.streams.items()}
+            from streamcls.inputs import find_inputs
+        inputs = find_inputs(config, arguments.summary_json)
         with leave_on_interrupt():
             from streamcls.daemon import run_daemon
 
-        return run_daemon(config, arguments.summary_json, reread, sources)
+        return run_daemon(config, arguments.summary_json, reread, inputs)
     finally:
         gc.enable()

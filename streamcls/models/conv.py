@@ -29,10 +29,10 @@ class Conv(Sliding):
     Written in what XLA's CPU backend does well. Where an output channel has one input channel
     (depthwise, or the first layer): a sum of shifted products, which is fused into one loop, 4 to 7
     times faster than a grouped convolution; of many channels, padding along the mels is not even
-    written. Where it has several and mels lie side by side: XLA's
-    convolution, which does not write out the patches, most of them overlapping (32 windows of
-    `simple_audio` at once take a fifth of the time, one takes nine tenths). Else one matrix product
-    over the patches, which halves the time of a step of `commands` against XLA's convolution.
+    written. Where it has several and mels lie side by side: XLA's convolution, which does not write
+    out the patches, most of them overlapping (32 windows of `simple_audio` at once take a fifth of
+    the time, one takes nine tenths). Else one matrix product over the patches, which halves the
+    time of a step of `commands` against XLA's convolution.
 
     A step remembers frames (the direct form of a filter). Where mels lie side by side and each has
     several inputs, it remembers what they already add to outputs to come (the transposed form,
@@ -228,8 +228,8 @@ class Conv(Sliding):
     def _shifted_inside(self, kernel: jax.Array, x: jax.Array) -> jax.Array:
         """Sum shifted products of what is padded along time only.
 
-        For each place along the mels, what it adds to the outputs whose taps it meets inside. So
-        fewer numbers are written and read again, which no longer fit the first-level cache.
+        Each place along the mels adds to the outputs that meet mels there, nothing to those that
+        meet padding: a copy with that padding would not fit the first-level cache.
         """
         sums = []
         for j, mels, missing in self.met_mels():
