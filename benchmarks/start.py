@@ -1,12 +1,14 @@
 """Start: exec -> READY=1 and -> first prediction at a subscriber, cold and warm; memory after it.
 
 Cold has an empty compilation cache, warm that of the start before. The first prediction needs a
-window of audio, which plays in real time; its length is in the last column.
+window of audio, which plays in real time; its length is in the last column. The bytecode of the
+libraries is what is there: pip, `make setup` and `deploy/install.sh` write it, plain uv does not.
 
     python -m benchmarks.start
 """
 
 import argparse
+import importlib.util
 import os
 import signal
 import socket
@@ -60,7 +62,10 @@ def main() -> None:
     print("# Start: time and memory\n\n```\npython -m benchmarks.start\n```\n")
     print(f"{describe_machine('jax', 'flax')}; model {arguments.model}, 8 slots\n")
     print("From the exec of the daemon, real-time source. Cold has an empty compilation cache. The")
-    print("first prediction needs a window of audio, which takes its time to be played.\n")
+    print("first prediction needs a window of audio, which takes its time to be played.")
+    jax = importlib.util.find_spec("jax")
+    there = jax is not None and jax.cached is not None and Path(jax.cached).exists()
+    print(f"Bytecode of JAX: {'there' if there else 'missing, compiled by every start'}.\n")
     print("| cache | READY s | first prediction s | RSS MB | window s |")
     print("|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory(prefix="streamcls-start-") as name:

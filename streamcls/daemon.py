@@ -51,6 +51,9 @@ from streamcls.types import HealthState
 from streamcls.units import samples_to_ms
 
 _WATCH_PERIOD_S = 0.2
+_FIRST_PERIOD_S = 0.01
+_PERIOD_GROWTH = 1.1
+"""So READY=1 comes at most a tenth of the time late that the sources have taken to begin."""
 _STATUS_PERIOD_S = 5.0
 _STATUS_STREAMS = 3
 _COMPILE_LIMIT_S = 600.0
@@ -232,7 +235,9 @@ class Daemon:
         ready = False
         reloading: threading.Thread | None = None
         watched_ticks, watchdog_due_s, status_due_s = -1, 0.0, 0.0
-        while not self._stopping.wait(_WATCH_PERIOD_S):
+        period_s = _FIRST_PERIOD_S
+        while not self._stopping.wait(period_s):
+            period_s = min(_PERIOD_GROWTH * period_s, _WATCH_PERIOD_S)
             if self._engine.failure is not None:
                 raise self._engine.failure
             self._check_sockets()

@@ -2,10 +2,12 @@
 
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import resource
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +33,27 @@ def check_software() -> Iterator[Finding]:
     version = importlib.metadata.version("streamcls")
     seen = f"streamcls {version}, Python {platform.python_version()}, {', '.join(versions)}"
     yield Finding("software", Grade.OK, seen)
+    yield from _check_bytecode()
     from streamcls.capture.portaudio import describe_portaudio
 
     try:
         yield Finding("portaudio", Grade.OK, describe_portaudio())
     except StreamclsError as error:
         yield Finding("portaudio", Grade.WARN, str(error))
+
+
+def _check_bytecode() -> Iterator[Finding]:
+    """Say so if Python compiles JAX's sources at every start: more than all else that a start does.
+
+    pip writes bytecode, uv only if told to; then the first start does, where it may.
+    """
+    spec = importlib.util.find_spec("jax")
+    if spec is None or spec.origin is None or spec.cached is None or Path(spec.cached).exists():
+        return
+    folder = Path(spec.origin).parents[1]
+    if sys.dont_write_bytecode or not os.access(folder, os.W_OK):
+        seen = f"none in {folder}, none can be written: every start takes more than a second longer"
+        yield Finding("bytecode", Grade.WARN, seen, f"{sys.executable} -m compileall -q {folder}")
 
 
 def check_accelerator(kind: "DeviceKind") -> Iterator[Finding]:

@@ -64,6 +64,23 @@ def test_everything_is_looked_at_and_works_with_a_file(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["tone.wav"]
 
 
+def test_missing_bytecode_that_nobody_can_write_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    refused = (
+        "--set",
+        "inference.hop_ms=0",
+    )  # looks at the software, and at nothing that takes long
+    assert "bytecode" not in findings_of(*refused)[1]
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))  # where Python looks for it: empty
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    finding = findings_of(*refused)[1]["bytecode"]
+    assert finding["grade"] == "warn"
+    folder = Path(np.__file__).parents[1]
+    assert str(folder) in finding["seen"]
+    assert finding["remedy"] == f"{sys.executable} -m compileall -q {folder}"
+
+
 def hear(tmp_path: Path, source: str, **options: object) -> Finding:
     overrides = {"streams.a.source": source} | {f"streams.a.{k}": v for k, v in options.items()}
     (finding,) = daemon.check_sources(load_config(None, overrides, environ={}))
