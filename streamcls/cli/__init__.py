@@ -6,6 +6,7 @@ but standard output. One module a command; each imports what it runs only when i
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 2 wrong input, said in one message on standard error; 130 interrupted; 141 the
         reader of standard output went away. A traceback (status 1) is a bug.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal without UTF-8 shows what it cannot print as \u2192; it is no reason to end.
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(argv)
     try:
         status = arguments.command(arguments)

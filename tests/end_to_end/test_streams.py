@@ -124,6 +124,8 @@ def test_thresholds_change_while_it_runs(launcher: Launcher, model, long_noise) 
             control.call("thresholds.set", {"label": "class_99", "onset_threshold": 0.7})
         with pytest.raises(ControlError, match="give onset_threshold, offset_threshold or both"):
             control.call("thresholds.set", {"label": "class_3"})
+        with pytest.raises(ControlError, match=r"0\.01"):  # as in the configuration
+            control.call("thresholds.set", {"onset_threshold": 0.005})
 
 
 def test_replay_and_snapshot_through_the_daemon(launcher: Launcher, model, long_noise) -> None:

@@ -64,6 +64,14 @@ def test_everything_is_looked_at_and_works_with_a_file(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["tone.wav"]
 
 
+def test_a_terminal_without_utf_8_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    command = [sys.executable, "-m", "streamcls", "doctor", "--set", "inference.hop_ms=0"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "\\u2192 streamcls config --help" in result.stdout
+
+
 def test_missing_bytecode_that_nobody_can_write_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
