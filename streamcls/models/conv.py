@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from streamcls.models.depthwise import convolve_depthwise
 from streamcls.models.layers import State
 from streamcls.models.norms import NormKind, SubSpectralNorm, batch_norm_affine, build_norm
 from streamcls.models.sliding import Padding, Sliding
@@ -17,8 +18,6 @@ from streamcls.products import multiply
 
 _MOST_SHIFTS = 25
 """Taps up to which shifted products of one channel are faster: 5 x 5 is, 10 x 4 is not."""
-_FEWEST_CHANNELS = 128
-"""Of a depthwise layer that pads sums instead of mels; with 32 that takes half as long again."""
 _FEWEST_WEIGHTS = 64 * 64
 """Of a temporal layer's tap: with fewer, sums cost one stream more than they save many."""
 
@@ -27,12 +26,11 @@ class Conv(Sliding):
     """Convolution (dense or depthwise), normalisation and activation in one layer.
 
     Written in what XLA's CPU backend does well. Where an output channel has one input channel
-    (depthwise, or the first layer): a sum of shifted products, which is fused into one loop, 4 to 7
-    times faster than a grouped convolution; of many channels, padding along the mels is not even
-    written. Where it has several and mels lie side by side: XLA's convolution, which does not write
-    out the patches, most of them overlapping (32 windows of `simple_audio` at once take a fifth of
-    the time, one takes nine tenths). Else one matrix product over the patches, which halves the
-    time of a step of `commands` against XLA's convolution.
+    (depthwise, or the first layer): a sum of shifted products, which is fused into one loop (see
+    `depthwise`). Where it has several and mels lie side by side: XLA's convolution, which does not
+    write out the patches, most of them overlapping (32 windows of `simple_audio` at once take a
+    fifth of the time, one takes nine tenths). Else one matrix product over the patches, which
+    halves the time of a step of `commands` against XLA's convolution.
 
     A step remembers frames (the direct form of a filter). Where mels lie side by side and each has
     several inputs, it remembers what they already add to outputs to come (the transposed form,
@@ -94,12 +92,11 @@ class Conv(Sliding):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Evaluate ``[batch, frames, n_mels, in_channels]``."""
+        if self.depthwise:
+            return self._complete(convolve_depthwise(self, self.kernel[...], x))
         frame_pad, mel_pad = self.padding_of(x.shape[1])
         if any(frame_pad) or any(mel_pad):
-            x = jnp.pad(x, ((0, 0), frame_pad, (0, 0) if self._pads_sums else mel_pad, (0, 0)))
-            if self.depthwise:
-                # Written once: else XLA computes the layer before anew for each tap.
-                x = jax.lax.optimization_barrier(x)
+            x = jnp.pad(x, ((0, 0), frame_pad, mel_pad, (0, 0)))
         return self._complete(self._convolve(x))
 
     def prepare(self, n_frames: int) -> None:
@@ -163,10 +160,6 @@ class Conv(Sliding):
     def _remembers_sums(self) -> bool:
         return self._can_remember_sums and (self.n_mels_out > 1 or bool(self.filters))
 
-    @property
-    def _pads_sums(self) -> bool:
-        return self.depthwise and any(self.mel_pad) and self.out_channels >= _FEWEST_CHANNELS
-
     def _complete(self, y: jax.Array) -> jax.Array:
         if self.bias is not None:
             y = y + self.bias[...]
@@ -177,8 +170,6 @@ class Conv(Sliding):
     def _convolve(self, x: jax.Array) -> jax.Array:
         """Convolve what is padded already, in the way that suits the shape."""
         kernel, n_taps = self.kernel[...], math.prod(self.kernel_size)
-        if self.depthwise:
-            return (self._shifted_inside if self._pads_sums else self._shifted)(kernel, x)
         if self.in_channels == 1 and n_taps <= _MOST_SHIFTS:
             return self._shifted_from_one(kernel, x)
         if self.n_mels_out > 1 and n_taps > 1:
@@ -224,21 +215,6 @@ class Conv(Sliding):
         kernel = kernel.reshape(*self.kernel_size, -1)
         first, *rest = (inputs * kernel[i, j] for i, j, inputs in self.taps(x))
         return sum(rest, start=first)
-
-    def _shifted_inside(self, kernel: jax.Array, x: jax.Array) -> jax.Array:
-        """Sum shifted products of what is padded along time only.
-
-        Each place along the mels adds to the outputs that meet mels there, nothing to those that
-        meet padding: a copy with that padding would not fit the first-level cache.
-        """
-        sums = []
-        for j, mels, missing in self.met_mels():
-            shifted = (
-                frames[:, :, mels] * kernel[i, j] for i, frames in enumerate(self.frame_taps(x))
-            )
-            total = functools.reduce(jax.lax.add, shifted)
-            sums.append(jnp.pad(total, ((0, 0), (0, 0), missing, (0, 0))))
-        return functools.reduce(jax.lax.add, sums)
 
     def fold(self) -> None:
         """Fold a batch norm into kernel and bias; make a sub-spectral norm scale and shift."""

@@ -5,8 +5,9 @@ and stride ``s`` remembers its last ``d*(k-1) - (s-1)`` input frames between two
 outputs of window and step end on the same frames.
 """
 
+import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,25 @@ from streamcls.models.geometry import Geometry
 from streamcls.models.layers import Layer, State
 
 Padding = Literal["same", "valid"]
+
+
+class Met(NamedTuple):
+    """The inputs along one axis that meet one place of a kernel.
+
+    Attributes:
+        place: Index into the kernel.
+        inputs: Without padding, at least one.
+        missing: How many outputs before and after theirs meet padding instead.
+    """
+
+    place: int
+    inputs: slice
+    missing: tuple[int, int]
+
+    @property
+    def n_inputs(self) -> int:
+        """How many there are."""
+        return len(range(self.inputs.start, self.inputs.stop, self.inputs.step))
 
 
 class Sliding(Layer):
@@ -107,24 +127,13 @@ class Sliding(Layer):
         Yields:
             ``(frame, mel, inputs [..., frames_out, n_mels_out, channels])``.
         """
-        for i, frames in enumerate(self.frame_taps(x)):
-            for j, inputs in enumerate(self.mel_taps(frames)):
-                yield i, j, inputs
-
-    def frame_taps(self, x: jax.Array) -> Iterator[jax.Array]:
-        """Give, for every place of the kernel along time, the frames that meet it.
-
-        Args:
-            x: ``[..., frames, n_mels, channels]``, padded along time.
-
-        Yields:
-            ``[..., frames_out, n_mels, channels]``.
-        """
         n_frames_out = self.geometry.outputs(x.shape[-3])
         for i in range(self.kernel_size[0]):
             start = i * self.dilation_frames
             stop = start + (n_frames_out - 1) * self.strides[0] + 1
-            yield x[..., start : stop : self.strides[0], :, :]
+            frames = x[..., start : stop : self.strides[0], :, :]
+            for j, inputs in enumerate(self.mel_taps(frames)):
+                yield i, j, inputs
 
     def mel_taps(self, x: jax.Array) -> Iterator[jax.Array]:
         """Give, for every place of the kernel along the mels, the inputs that meet it.
@@ -139,21 +148,40 @@ class Sliding(Layer):
             last = j + (self.n_mels_out - 1) * self.strides[1] + 1
             yield x[..., j : last : self.strides[1], :]
 
-    def met_mels(self) -> Iterator[tuple[int, slice, tuple[int, int]]]:
-        """Give the mels that meet each place of the kernel along the mels, without padding.
+    def meet_frames(self, n_frames: int, padding: tuple[int, int]) -> list[Met]:
+        """Return which frames meet each place of the kernel along time, without the padding.
 
-        Places that only padding meets are left out.
-
-        Yields:
-            ``(place, mels, (outputs before, outputs after))``: how many outputs meet padding there.
+        Args:
+            n_frames: Frames of the input.
+            padding: What would be added before and after them.
         """
-        (before, _), stride = self.mel_pad, self.strides[1]
-        for j in range(self.kernel_size[1]):
-            first = max(0, -((j - before) // stride))
-            last = min(self.n_mels_out - 1, (self.n_mels - 1 + before - j) // stride)
-            if first <= last:
-                start, stop = (output * stride + j - before for output in (first, last))
-                yield j, slice(start, stop + 1, stride), (first, self.n_mels_out - 1 - last)
+        places = range(0, self.geometry.receptive_frames, self.dilation_frames)
+        return _meet(places, n_frames, padding, self.strides[0])
+
+    def meet_mels(self, n_mels: int, padding: tuple[int, int]) -> list[Met]:
+        """Return which mels meet each place of the kernel along the mels, without the padding."""
+        return _meet(range(self.kernel_size[1]), n_mels, padding, self.strides[1])
+
+    def share_met(self, n_frames: int) -> float:
+        """Return which share of the kernel's places an input meets, in the mean over a window."""
+        frame_pad, mel_pad = self.padding_of(n_frames)
+        frames, mels = self.meet_frames(n_frames, frame_pad), self.meet_mels(self.n_mels, mel_pad)
+        met = sum(one.n_inputs for one in frames) * sum(one.n_inputs for one in mels)
+        return met / (n_frames * self.n_mels * math.prod(self.kernel_size))
+
+
+def _meet(places: range, n_inputs: int, padding: tuple[int, int], stride: int) -> list[Met]:
+    """Return what meets each place of a kernel; places that only padding meets are left out."""
+    before, after = padding
+    n_outputs = (n_inputs + before + after - 1 - places[-1]) // stride + 1
+    met = []
+    for index, place in enumerate(places):
+        first = max(0, -((place - before) // stride))
+        last = min(n_outputs - 1, (n_inputs - 1 + before - place) // stride)
+        if first <= last:
+            start, stop = (output * stride + place - before for output in (first, last))
+            met.append(Met(index, slice(start, stop + 1, stride), (first, n_outputs - 1 - last)))
+    return met
 
 
 def _pad(padding: Padding, length: int, reach: int, stride: int) -> tuple[int, int]:
