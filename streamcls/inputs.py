@@ -9,6 +9,7 @@ from streamcls.config import Config
 from streamcls.header import find_checkpoint, read_header
 from streamcls.publish.keys import ServerKeys
 from streamcls.stream import check_source
+from streamcls.suitability import check_events
 from streamcls.summary import check_path
 
 
@@ -35,6 +36,7 @@ def find_inputs(config: Config, summary_path: Path | None = None) -> Inputs:
     Raises:
         PublishError: A key file cannot be used.
         CheckpointError: The model is unknown, or its header damaged.
+        ConfigError: The event settings do not suit the model.
         SourceError: A source can never work (devices that may still appear are not refused).
         StreamclsError: The summary cannot be written.
     """
@@ -42,6 +44,7 @@ def find_inputs(config: Config, summary_path: Path | None = None) -> Inputs:
         check_path(summary_path)
     security = config.security
     keys = ServerKeys.load(security.keys, security.clients) if security.keys else None
-    read_header(find_checkpoint(config.model))
+    header = read_header(find_checkpoint(config.model))
+    check_events(config.streams, config.events, header)
     sources = {name: check_source(name, one, config) for name, one in config.streams.items()}
     return Inputs(keys, sources)

@@ -23,6 +23,7 @@ from streamcls.errors import ReloadError, StreamclsError
 from streamcls.publish.publisher import Publisher
 from streamcls.registrar import Registrar
 from streamcls.served import ServedModel, load_model
+from streamcls.suitability import check_events
 
 LIVE_KEYS = (
     "model",
@@ -145,6 +146,7 @@ class Reloader:
                 f"a running daemon cannot change {', '.join(fixed)}; start it again instead"
             )
         model = load_model(config)
+        check_events(config.streams, config.events, model.checkpoint.header)
         # Twice: here, where finding out takes no time, and for good when the model is ready.
         self._registrar.check(config, model)
         inference, present = config.inference, self.config.inference

@@ -20,10 +20,11 @@ from streamcls.capture import (
 )
 from streamcls.clock import read_utc_offset_ns
 from streamcls.config import Config, StreamConfig, stream_table
-from streamcls.errors import SourceError
+from streamcls.errors import ConfigError, SourceError
 from streamcls.postprocess.detector import EventDetector
 from streamcls.postprocess.settings import EventSettings, settle_for_stream
 from streamcls.ring import Ring
+from streamcls.suitability import check_events
 from streamcls.types import Health
 
 if TYPE_CHECKING:
@@ -75,7 +76,11 @@ def build_stream(
     if isinstance(source, FileSource):
         source.suit_hops(model.hop_samples, model.rate_hz)
     events = settle_for_stream(config.events, stream.events)
-    detector = model.build_detector(name, events)
+    try:
+        detector = model.build_detector(name, events)
+    except ConfigError:
+        check_events({name: stream}, config.events, model.checkpoint.header)  # says which table
+        raise
     capacity, kept = size_ring(config, model)
     ring = Ring(capacity, model.rate_hz, keep_samples=kept, utc_offset_ns=read_utc_offset_ns)
     feeder = Feeder(name, source, ring, stream.channel, on_health)

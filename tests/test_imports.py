@@ -33,7 +33,8 @@ SOCKETS = {"publish.endpoint", "publish.service", "publish.wakeup", *KEYS}
 """Listening and being woken up; what every socket needs, not only the publisher's."""
 SERVING = {*FOUNDATION, *STAGES, "ingest", "config", "notify", "summary"}
 DAEMON_SIDE = {
-    *SERVING, "served", "stream", "inputs", "change", "roster", "registrar", "reload", "daemon"
+    *SERVING, "served", "suitability", "stream", "inputs", "change", "roster", "registrar",
+    "reload", "daemon",
 }  # fmt: skip
 
 ALLOWED: dict[str, set[str]] = {
@@ -67,12 +68,13 @@ ALLOWED: dict[str, set[str]] = {
     "send": {*FOUNDATION, "clock", "ring", "capture", *SOCKETS, "signals"},
     "relay": {*FOUNDATION, *SOCKETS, "signals", "publish.schema", "publish.subscriptions"},
     "served": SERVING,
-    "stream": {*SERVING, "served"},
-    "inputs": {*SERVING, "stream"},
+    "suitability": {*FOUNDATION, "config", "header", "postprocess"},
+    "stream": {*SERVING, "served", "suitability"},
+    "inputs": {*SERVING, "stream", "suitability"},
     "roster": {*SERVING, "served", "stream"},
     "change": {*SERVING, "served", "stream"},
     "registrar": {*SERVING, "served", "stream", "change", "roster"},
-    "reload": {*SERVING, "served", "stream", "registrar"},
+    "reload": {*SERVING, "served", "stream", "suitability", "registrar"},
     "daemon": {*DAEMON_SIDE, "signals"},
     "summary": FOUNDATION,
     # It waits for nothing that the daemon loads.

@@ -8,9 +8,10 @@ from typing import Any
 from streamcls.cli.flags import add_configuration, add_overrides, read_overrides
 from streamcls.cli.manual import Page, add_command
 from streamcls.config import json_schema, load_config, to_toml
+from streamcls.errors import CheckpointError
 
 _PAGE = Page(
-    description="Look at a configuration without opening a device, a socket or a model.",
+    description="Look at a configuration without opening a device or a socket or loading a model.",
     epilog="""\
 examples:
   streamcls config check streamcls.toml      every problem at once; exit status 2 if any
@@ -30,9 +31,9 @@ tables:
   [security] [log]             keys; what is said on standard error
 A key that `config show` leaves out of a class or stream is inherited from the table above it.
 
-What needs the model or the machine (is the hop a multiple of the model's stride? has it the
-classes that [events] names? does the device exist?) is checked by `streamcls run` before it says
-it is ready.""",
+`config check` asks the model, where it is on this machine, for the classes that [events] names.
+What needs more (is the hop a multiple of the model's stride? does the device exist?) is checked by
+`streamcls run` before it says it is ready.""",
 )
 _CHECK = Page(
     description="Check a file together with the environment and print every problem.", epilog=""
@@ -64,8 +65,19 @@ def add_parser(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from streamcls.header import find_checkpoint, read_header
+    from streamcls.suitability import check_events
+
     config = load_config(arguments.config)
-    print(f"{arguments.config}: ok, streams: {', '.join(config.streams)}")
+    seen = f"{arguments.config}: ok, streams: {', '.join(config.streams)}"
+    try:
+        header = read_header(find_checkpoint(config.model))
+    except CheckpointError as error:
+        # It may be on the machine that the file is for.
+        print(f"{seen}; whether [events] suits the model is not known: {error}")
+        return 0
+    check_events(config.streams, config.events, header)
+    print(seen)
     return 0
 
 

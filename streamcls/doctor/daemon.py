@@ -24,11 +24,11 @@ from streamcls.client import ControlClient, Subscriber
 from streamcls.config import Config, StreamConfig
 from streamcls.doctor.finding import Finding, Grade
 from streamcls.errors import PublishError, SourceError, StreamclsError
-from streamcls.postprocess.settings import settle_for_stream
 from streamcls.publish.endpoint import bind, socket_file
 from streamcls.publish.keys import ServerKeys
 from streamcls.publish.messages import Vocabulary
 from streamcls.publish.publisher import Publisher
+from streamcls.suitability import check_events
 from streamcls.types import Block
 
 HEARD_S = 0.5
@@ -53,8 +53,7 @@ def check_model(config: Config) -> Iterator[Finding]:
     from streamcls.served import load_model
 
     model = load_model(config)
-    for name, stream in config.streams.items():
-        model.build_detector(name, settle_for_stream(config.events, stream.events))
+    check_events(config.streams, config.events, model.checkpoint.header)
     began_s = time.monotonic()
     executor = model.build_executor(config.inference.max_streams)
     ready_s = time.monotonic() - began_s

@@ -79,6 +79,10 @@ def test_streams_join_and_leave(launcher: Launcher, model, long_noise) -> None:
         slow = {"stream": "third", "source": long_noise, "options": {"pace": "slow"}}
         with pytest.raises(ControlError, match=r'third\.pace = "slow" \(request\): must be'):
             control.call("streams.add", slow)
+        table = {"events": {"class": {"class_99": {"onset_threshold": 0.5}}}}
+        strange = {"stream": "third", "source": long_noise, "options": table}
+        with pytest.raises(ControlError, match=r"streams\.third\.events\.class\.class_99: "):
+            control.call("streams.add", strange)
         with pytest.raises(ControlError, match="no stream 'third'; there are: mic, second"):
             control.call("streams.remove", {"stream": "third"})
 
