@@ -336,7 +336,10 @@ def test_who_asked_for_events_hears_no_rejections(vocabulary, make_event, reject
         for _ in range(50):
             publisher.publish_rejection(rejection)
         publisher.publish_event(make_event(EventState.OFFSET))
-        assert [_receive(events)[1].seq] == [1]
+        heard = [_receive(events)[1].seq]
+        if heard == [0]:  # the last value for a new subscriber, who had heard it live as well
+            heard = [_receive(events)[1].seq]
+        assert heard == [1]
         # Nobody heard them; their numbers ran on, and what was held back can still be asked.
         late = connect(zmq.SUB, publisher.endpoint, b"rejected/porch/no/")
         assert _receive(late)[1].seq == 49
