@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
-from streamcls.config import StreamConfig, stream_table
+from streamcls.config import StreamConfig
+from streamcls.config.checks import find_stream_problems
 from streamcls.errors import ConfigError
 from streamcls.header import Header
-from streamcls.postprocess.rules import resolve_rules
-from streamcls.postprocess.settings import EventSettings, StreamEventSettings, settle_for_stream
-
-_INHERITED = StreamEventSettings()
+from streamcls.postprocess.rules import find_rule_problems
+from streamcls.postprocess.settings import EventSettings
 
 
 def check_events(
@@ -24,20 +23,11 @@ def check_events(
     Raises:
         ConfigError: With every problem found and the table it is in.
     """
-    shared = _find_problems(events, header)
-    own = [(name, one.events) for name, one in streams.items() if one.events != _INHERITED]
-    # What some streams inherit is wrong for them; where none does, theirs is all that counts.
-    found = dict.fromkeys(shared if len(own) < len(streams) else ())
-    for name, table in own:
-        for problem in _find_problems(settle_for_stream(events, table), header):
-            found[problem if problem in shared else f"{stream_table(name)}.{problem}"] = None
-    if found:
-        raise ConfigError(list(found))
 
+    def find(settings: EventSettings) -> list[str]:
+        return find_rule_problems(settings, header.labels, header.thresholds, header.unknown_labels)
 
-def _find_problems(events: EventSettings, header: Header) -> list[str]:
-    try:
-        resolve_rules(events, header.labels, header.thresholds, header.unknown_labels)
-    except ConfigError as error:
-        return error.problems
-    return []
+    # Only what a stream goes by counts: what all of them replace in [events] does not.
+    problems = dict.fromkeys(message for _, message in find_stream_problems(streams, events, find))
+    if problems:
+        raise ConfigError(list(problems))

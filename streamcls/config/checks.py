@@ -7,15 +7,20 @@ stride?) or the machine (does the device exist?) is checked by whoever opens it.
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from streamcls.config.schema import SENDER_NAME_PATTERN, Config, StreamConfig
 from streamcls.config.show import stream_table
-from streamcls.errors import ConfigError, PublishError
-from streamcls.postprocess.rules import resolve_rules
-from streamcls.postprocess.settings import EventSettings, NoiseFloorSettings, settle_for_stream
+from streamcls.errors import PublishError
+from streamcls.postprocess.rules import find_rule_problems
+from streamcls.postprocess.settings import (
+    EventSettings,
+    NoiseFloorSettings,
+    StreamEventSettings,
+    settle_for_stream,
+)
 from streamcls.publish.endpoint import check_bind
 
 NETWORK_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp")
@@ -187,11 +192,33 @@ def _check_events(config: Config) -> Iterator[Problem]:
     shared = _find_event_problems(config.events)
     for message in shared:
         yield Problem(("events",), message)
-    for name, stream in config.streams.items():
-        table = f"{stream_table(name)}.events"
-        for message in _find_event_problems(settle_for_stream(config.events, stream.events)):
-            if message not in shared:
-                yield Problem(("events", table), f"{stream_table(name)}.{message}")
+    streams = config.streams
+    for name, message in find_stream_problems(streams, config.events, _find_event_problems):
+        if message not in shared:
+            yield Problem(("events", f"{stream_table(name)}.events"), message)
+
+
+def find_stream_problems(
+    streams: Mapping[str, StreamConfig],
+    events: EventSettings,
+    find: Callable[[EventSettings], list[str]],
+) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the events of each stream, said with the table that it is in.
+
+    Args:
+        streams: Tables of the configuration by name.
+        events: The table ``[events]``, of which they inherit.
+        find: Returns what is wrong with settings, said as of ``[events]``.
+
+    Yields:
+        ``(stream, message)``; what several streams inherit comes for each of them.
+    """
+    shared = find(events)
+    for name, stream in streams.items():
+        inherits_all = stream.events == StreamEventSettings()
+        own = shared if inherits_all else find(settle_for_stream(events, stream.events))
+        for message in own:
+            yield name, message if message in shared else f"{stream_table(name)}.{message}"
 
 
 def _find_event_problems(settings: EventSettings) -> list[str]:
@@ -202,11 +229,7 @@ def _find_event_problems(settings: EventSettings) -> list[str]:
     # As high as they can be: what contradicts these thresholds contradicts all.
     thresholds = dict.fromkeys(labels, 1.0)
     calm = dataclasses.replace(settings, noise_floor=NoiseFloorSettings())
-    try:
-        resolve_rules(calm, labels, thresholds, unknown_labels=())
-    except ConfigError as error:
-        return error.problems
-    return []
+    return find_rule_problems(calm, labels, thresholds, unknown_labels=())
 
 
 def _check_endpoints(config: Config) -> Iterator[Problem]:

@@ -91,6 +91,20 @@ def resolve_rules(
     return rules
 
 
+def find_rule_problems(
+    settings: EventSettings,
+    labels: Sequence[str],
+    thresholds: Mapping[str, float],
+    unknown_labels: Sequence[str],
+) -> list[str]:
+    """Return what `resolve_rules` would refuse; nothing where it would not."""
+    try:
+        resolve_rules(settings, labels, thresholds, unknown_labels)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
 def _track_rules(
     name: str,
     members: tuple[int, ...],
