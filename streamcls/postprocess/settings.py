@@ -17,8 +17,10 @@ from msgspec import Meta
 Label = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^(?![\s\S]*[\x00-\x1f\x7f])")]
 Labels = Annotated[tuple[Label, ...], Meta(max_length=10_000)]
 
+OnsetProbability = Annotated[float, Meta(ge=0.01, le=1)]
+"""From 0 on everything would be a sound."""
 OnsetThreshold = Annotated[
-    Annotated[float, Meta(ge=0.01, le=1)] | None,
+    OnsetProbability | None,
     Meta(description="Probability from which a sound begins (default: the model's own, or 0.6)."),
 ]
 OffsetThreshold = Annotated[

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from streamcls.postprocess.settings import OnsetProbability
 from streamcls.publish.rpc import InvalidParamsError, Method
 from streamcls.publish.schema import LABEL_LIMIT_CHARS, Count, Probability, StreamType
 
@@ -23,8 +24,6 @@ Label = Annotated[
     str, Meta(min_length=1, max_length=LABEL_LIMIT_CHARS, description="class or group")
 ]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
-OnsetThreshold = Annotated[float, Meta(ge=0.01, le=1)]
-"""As in the configuration: 0 would make everything a sound."""
 
 
 class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +60,7 @@ class ThresholdParams(Params, frozen=True, kw_only=True):
 
     stream: Annotated[StreamName | None, Meta(description="null: all streams")] = None
     label: Annotated[Label | None, Meta(description="null: all classes without their own")] = None
-    onset_threshold: OnsetThreshold | None = None
+    onset_threshold: OnsetProbability | None = None
     offset_threshold: Probability | None = None
 
     def __post_init__(self):
