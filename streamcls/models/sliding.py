@@ -127,13 +127,9 @@ class Sliding(Layer):
         Yields:
             ``(frame, mel, inputs [..., frames_out, n_mels_out, channels])``.
         """
-        n_frames_out = self.geometry.outputs(x.shape[-3])
-        for i in range(self.kernel_size[0]):
-            start = i * self.dilation_frames
-            stop = start + (n_frames_out - 1) * self.strides[0] + 1
-            frames = x[..., start : stop : self.strides[0], :, :]
-            for j, inputs in enumerate(self.mel_taps(frames)):
-                yield i, j, inputs
+        for frame in self.meet_frames(x.shape[-3], (0, 0)):
+            for mel, inputs in enumerate(self.mel_taps(x[..., frame.inputs, :, :])):
+                yield frame.place, mel, inputs
 
     def mel_taps(self, x: jax.Array) -> Iterator[jax.Array]:
         """Give, for every place of the kernel along the mels, the inputs that meet it.
