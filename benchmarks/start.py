@@ -8,7 +8,6 @@ libraries is what is there: pip, `make setup` and `deploy/install.sh` write it, 
 """
 
 import argparse
-import importlib.util
 import os
 import signal
 import socket
@@ -24,6 +23,7 @@ import soundfile
 from benchmarks.machine import describe_machine
 from streamcls.bench import resident_bytes
 from streamcls.client import PredictionMessage, Subscriber
+from streamcls.doctor.host import find_missing_bytecode
 
 
 def measure(model: str, folder: Path, cache: Path) -> tuple[float, float, float, float]:
@@ -63,9 +63,8 @@ def main() -> None:
     print(f"{describe_machine('jax', 'flax')}; model {arguments.model}, 8 slots\n")
     print("From the exec of the daemon, real-time source. Cold has an empty compilation cache. The")
     print("first prediction needs a window of audio, which takes its time to be played.")
-    jax = importlib.util.find_spec("jax")
-    there = jax is not None and jax.cached is not None and Path(jax.cached).exists()
-    print(f"Bytecode of JAX: {'there' if there else 'missing, compiled by every start'}.\n")
+    missing = find_missing_bytecode() is not None
+    print(f"Bytecode of JAX: {'missing, compiled by every start' if missing else 'there'}.\n")
     print("| cache | READY s | first prediction s | RSS MB | window s |")
     print("|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory(prefix="streamcls-start-") as name:

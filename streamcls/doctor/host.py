@@ -42,16 +42,21 @@ def check_software() -> Iterator[Finding]:
         yield Finding("portaudio", Grade.WARN, str(error))
 
 
+def find_missing_bytecode() -> Path | None:
+    """Return the folder of the libraries if there is no bytecode of JAX; None if there is."""
+    spec = importlib.util.find_spec("jax")
+    if spec is None or spec.origin is None or spec.cached is None or Path(spec.cached).exists():
+        return None
+    return Path(spec.origin).parents[1]
+
+
 def _check_bytecode() -> Iterator[Finding]:
     """Say so if Python compiles JAX's sources at every start: more than all else that a start does.
 
     pip writes bytecode, uv only if told to; then the first start does, where it may.
     """
-    spec = importlib.util.find_spec("jax")
-    if spec is None or spec.origin is None or spec.cached is None or Path(spec.cached).exists():
-        return
-    folder = Path(spec.origin).parents[1]
-    if sys.dont_write_bytecode or not os.access(folder, os.W_OK):
+    folder = find_missing_bytecode()
+    if folder and (sys.dont_write_bytecode or not os.access(folder, os.W_OK)):
         seen = f"none in {folder}, none can be written: every start takes more than a second longer"
         yield Finding("bytecode", Grade.WARN, seen, f"{sys.executable} -m compileall -q {folder}")
 

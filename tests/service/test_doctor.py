@@ -75,10 +75,8 @@ def test_a_terminal_without_utf_8_is_no_reason_to_end(monkeypatch: pytest.Monkey
 def test_missing_bytecode_that_nobody_can_write_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    refused = (
-        "--set",
-        "inference.hop_ms=0",
-    )  # looks at the software, and at nothing that takes long
+    # Refused, so that nothing that takes long is looked at.
+    refused = ("--set", "inference.hop_ms=0")
     assert "bytecode" not in findings_of(*refused)[1]
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))  # where Python looks for it: empty
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
