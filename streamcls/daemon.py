@@ -83,7 +83,7 @@ def run_daemon(
     Raises:
         StreamclsError: Something named in the configuration cannot be used.
     """
-    daemon = Daemon(config, reread, inputs or find_inputs(config, summary_path))
+    daemon = Daemon(config, inputs or find_inputs(config, summary_path), reread)
     with stop_on_signals(daemon.stop, daemon.reload), Notifier() as notifier:
         try:
             daemon.start(notifier)
@@ -110,8 +110,8 @@ class Daemon:
 
     Args:
         config: Checked configuration.
+        inputs: Of `find_inputs` for it.
         reread: Reads the configuration again, for `reload`; None reads the model again only.
-        inputs: Of `find_inputs`, where that was called already.
 
     Attributes:
         compiling: A reload was under way at the end, and is left behind.
@@ -126,8 +126,8 @@ class Daemon:
     def __init__(
         self,
         config: Config,
+        inputs: Inputs,
         reread: Callable[[], Config] | None = None,
-        inputs: Inputs | None = None,
     ):
         self._config = config
         self._reread = reread
@@ -135,7 +135,6 @@ class Daemon:
         self._reload_wanted = threading.Event()
         self._stopping = threading.Event()
         self._started_s = time.monotonic()
-        inputs = inputs or find_inputs(config)
         ipc_mode = int(config.security.ipc_mode, 8)
         check_address_space()
         threads = config.inference.threads or None

@@ -16,6 +16,7 @@ import soundfile
 
 from streamcls.config import load_config
 from streamcls.daemon import _WATCH_PERIOD_S, Daemon
+from streamcls.inputs import find_inputs
 from streamcls.notify import Notifier
 from streamcls.registrar import Registrar
 from tests.models.checkpoints import save_seasoned
@@ -37,7 +38,8 @@ class Watched:
             "publish.endpoint": f"ipc://{folder}/pub",
             "publish.control": f"ipc://{folder}/ctl",
         }
-        self.daemon = Daemon(load_config(None, overrides, environ={}))
+        config = load_config(None, overrides, environ={})
+        self.daemon = Daemon(config, find_inputs(config))
         self.failure: BaseException | None = None
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._manager.bind(str(folder / "notify"))
